@@ -1,0 +1,1 @@
+"""The learner: the Beta distribution, the policies, the feature extractors and `BetaPPO`."""

@@ -1,0 +1,1 @@
+"""Everything that imports rl_zoo3 or optuna: registration, commands and tuning."""

@@ -1,0 +1,6 @@
+"""What every test shares: no screen, and no more threads than the machine's two cores bear."""
+
+import os
+
+os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+os.environ.setdefault("MPLBACKEND", "Agg")

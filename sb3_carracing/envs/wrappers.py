@@ -1,0 +1,230 @@
+"""Wrappers of the agent's view and reward, by dotted path in any rl-zoo3 YAML and around any fitting environment.
+
+What starts, ends or times an episode is not here but in `CarRacing` itself: rl-zoo3 and SB3 put `Monitor` below the
+wrappers of a YAML file, and an end that Monitor does not see leaves it without episodes.
+
+Each wrapper takes a gymnasium environment and keywords; wrong values raise ValueError. Around this package's
+`CarRacing`, `ActionRepeat` and `Grayscale` set the environment itself, so that nothing is drawn to be thrown away.
+"""
+
+from collections.abc import Collection
+from typing import Any, SupportsFloat
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
+from numpy.typing import NDArray
+
+from sb3_carracing.envs.car_racing import (
+    GRASS_RULES,
+    CarRacing,
+    Picture,
+    finite_number,
+    mostly_green,
+    off_road,
+    one_of,
+    to_gray,
+    whole_number,
+)
+
+Env = gym.Env[Any, Any]
+
+# Through these a change of the environment below is seen as if it happened above them. By name, because SB3's module
+# loads torch, which the environments do not need.
+_SEE_THROUGH = {
+    "gymnasium.wrappers.common.PassiveEnvChecker",
+    "gymnasium.wrappers.common.OrderEnforcing",
+    "stable_baselines3.common.monitor.Monitor",
+    "sb3_carracing.envs.wrappers.ActionRepeat",
+    "sb3_carracing.envs.wrappers.Grayscale",
+    "sb3_carracing.envs.wrappers.SignedPedals",
+}
+
+
+def _car_racing_below(env: Env, see_through: Collection[str]) -> CarRacing | None:
+    """Return the CarRacing at the bottom if its view may still be set from above `env`, else None.
+
+    None where a wrapper in between would notice (one that counts steps, say), or where an episode has begun.
+    """
+    while isinstance(env, gym.Wrapper):
+        if f"{type(env).__module__}.{type(env).__qualname__}" not in see_through:
+            return None
+        env = env.env
+    return env if isinstance(env, CarRacing) and env.car is None else None
+
+
+def _image_space(env: Env, wrapper: str, channels: bool | None = None) -> spaces.Box:
+    """Return the env's space of uint8 pictures; ValueError unless (H, W, 3) (True), (H, W) (False) or either (None)."""
+    space = env.observation_space
+    if isinstance(space, spaces.Box) and space.dtype == np.uint8:
+        colour = len(space.shape) == 3 and space.shape[-1] == 3
+        if len(space.shape) in (2, 3) and channels in (None, colour):
+            return space
+    shapes = {True: "(height, width, 3)", False: "(height, width)", None: "(height, width[, channels])"}[channels]
+    raise ValueError(f"{wrapper} needs uint8 pictures of shape {shapes}, got the observation space {space}")
+
+
+class ActionRepeat(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Repeat each action for `frame_skip` steps of `env` and sum their rewards, up to the episode's end.
+
+    Around this package's `CarRacing` the environment repeats by itself and draws only the last frame.
+
+    Example:
+        >>> env = ActionRepeat(gym.make("CarRacing-v3"), frame_skip=8)
+        >>> observation, info = env.reset(seed=0)
+        >>> observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
+        >>> round(env.unwrapped.t * 50)  # the frame of reset and the eight of one step
+        9
+    """
+
+    def __init__(self, env: Env, frame_skip: int) -> None:
+        RecordConstructorArgs.__init__(self, frame_skip=frame_skip)
+        super().__init__(env)
+        self.frame_skip = whole_number("frame_skip", frame_skip, 1)
+        car_racing = _car_racing_below(env, {*_SEE_THROUGH, "sb3_carracing.envs.wrappers.Crop"})
+        if car_racing is not None:
+            car_racing.set_view(frame_skip=car_racing.frame_skip * self.frame_skip)
+        self._repeats_here = 1 if car_racing is not None else self.frame_skip
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Return the last observation and info, and the sum of the rewards."""
+        total = 0.0
+        for _ in range(self._repeats_here):
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            total += float(reward)
+            if terminated or truncated:
+                break
+        return observation, total, terminated, truncated, info
+
+
+class Grayscale(gym.ObservationWrapper[Picture, Any, Any], RecordConstructorArgs):
+    """Turn pictures (H, W, 3) into grey (H, W): 0.299 R + 0.587 G + 0.114 B, the weights of both seeds.
+
+    Gymnasium's own `GrayscaleObservation` has other weights (0.2125, 0.7154, 0.0721).
+
+    Example:
+        >>> env = Grayscale(gym.make("CarRacing-v3"))
+        >>> env.observation_space.shape
+        (96, 96)
+    """
+
+    def __init__(self, env: Env) -> None:
+        RecordConstructorArgs.__init__(self)
+        space = _image_space(env, "Grayscale", channels=True)
+        super().__init__(env)
+        car_racing = _car_racing_below(env, _SEE_THROUGH)
+        if car_racing is not None:
+            car_racing.set_view(grayscale=True)
+        self._converts_here = car_racing is None
+        self.observation_space = spaces.Box(0, 255, space.shape[:2], np.uint8)
+
+    def observation(self, observation: Picture) -> Picture:
+        """Return the grey picture (H, W)."""
+        return to_gray(observation) if self._converts_here else observation
+
+
+class Crop(gym.ObservationWrapper[Picture, Any, Any], RecordConstructorArgs):
+    """Keep rows `top` to `bottom` and columns `left` to `right` of a picture, the last of each left out.
+
+    Example (the first seed's 84x84 without the dashboard):
+        >>> env = Crop(gym.make("CarRacing-v3"), top=0, bottom=84, left=6, right=90)
+        >>> env.observation_space.shape
+        (84, 84, 3)
+    """
+
+    def __init__(self, env: Env, top: int, bottom: int, left: int, right: int) -> None:
+        RecordConstructorArgs.__init__(self, top=top, bottom=bottom, left=left, right=right)
+        space = _image_space(env, "Crop")
+        super().__init__(env)
+        height, width = space.shape[:2]
+        bottom = whole_number("bottom", bottom, 1, height)
+        right = whole_number("right", right, 1, width)
+        rows = slice(whole_number("top", top, 0, bottom - 1), bottom)
+        columns = slice(whole_number("left", left, 0, right - 1), right)
+        self._window = (rows, columns)
+        self.observation_space = spaces.Box(space.low[self._window], space.high[self._window], dtype=np.uint8)
+
+    def observation(self, observation: Picture) -> Picture:
+        """Return the window of the picture, a view of it."""
+        return observation[self._window]
+
+
+class GrassPenalty(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Subtract `penalty` from the reward of every step of `env` that ends on the grass.
+
+    One penalty a step: inside of `ActionRepeat`, or as `CarRacing`'s own `grass_penalty`, it is one a frame.
+
+    Args:
+        env: any CarRacing for the rule "wheels"; any environment of RGB pictures for "green".
+        penalty: at least 0.
+        rule: "wheels": no wheel touches the road. "green": the observation's mean green is above `green_threshold`.
+        green_threshold: 0 to 255; the seeds have 180 and 185.
+
+    Example:
+        >>> env = GrassPenalty(gym.make("CarRacing-v3"), penalty=0.05, rule="green", green_threshold=185)
+    """
+
+    def __init__(self, env: Env, penalty: float, rule: str = "wheels", green_threshold: float = 180.0) -> None:
+        RecordConstructorArgs.__init__(self, penalty=penalty, rule=rule, green_threshold=green_threshold)
+        super().__init__(env)
+        self.penalty = finite_number("penalty", penalty, 0.0)
+        self.rule = one_of("rule", rule, GRASS_RULES)
+        self.green_threshold = finite_number("green_threshold", green_threshold)
+        if rule == "green":
+            _image_space(env, "GrassPenalty with rule='green'", channels=True)
+        elif not hasattr(env.unwrapped, "car"):
+            raise ValueError(f"GrassPenalty with rule='wheels' needs a CarRacing environment, got {env.unwrapped}")
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Return what `env` returns, the reward less the penalty where it is due."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if self._on_grass(observation):
+            reward = float(reward) - self.penalty
+        return observation, reward, terminated, truncated, info
+
+    def _on_grass(self, observation: Any) -> bool:
+        if self.rule == "wheels":
+            return off_road(self.get_wrapper_attr("car"))
+        return mostly_green(observation, self.green_threshold)
+
+
+class ScaleReward(gym.RewardWrapper[Any, Any], RecordConstructorArgs):
+    """Multiply every reward by `scale`, so that returns of hundreds do not swamp the value loss.
+
+    Example:
+        >>> env = ScaleReward(gym.make("CarRacing-v3"), scale=0.1)
+    """
+
+    def __init__(self, env: Env, scale: float) -> None:
+        RecordConstructorArgs.__init__(self, scale=scale)
+        super().__init__(env)
+        self.scale = finite_number("scale", scale)
+
+    def reward(self, reward: SupportsFloat) -> float:
+        """Return the scaled reward."""
+        return float(reward) * self.scale
+
+
+class SignedPedals(gym.ActionWrapper[Any, NDArray[np.float32], Any], RecordConstructorArgs):
+    """Drive CarRacing with two actions in [-1, 1]: steering, and one pedal: gas above zero, brake below.
+
+    An untrained policy then neither brakes nor accelerates on average, where three actions make it brake at one half.
+
+    Example:
+        >>> env = SignedPedals(gym.make("CarRacing-v3"))
+        >>> env.action_space.shape
+        (2,)
+    """
+
+    def __init__(self, env: Env) -> None:
+        RecordConstructorArgs.__init__(self)
+        if not isinstance(env.action_space, spaces.Box) or env.action_space.shape != (3,):
+            raise ValueError(f"SignedPedals needs three continuous actions, got the action space {env.action_space}")
+        super().__init__(env)
+        self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    def action(self, action: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Turn (steering, pedal) into (steering, gas, brake)."""
+        steering, pedal = action
+        return np.array([steering, max(pedal, 0.0), max(-pedal, 0.0)], dtype=np.float32)

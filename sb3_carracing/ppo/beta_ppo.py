@@ -1,0 +1,314 @@
+"""Proximal Policy Optimization with a Beta policy.
+
+PPO is four steps in a loop: play `n_steps` with the current policy, estimate how much better each action was than
+expected (the advantage), improve the policy by a few epochs of minibatches that may not move it far, forget the data.
+The first two are SB3's `OnPolicyAlgorithm.collect_rollouts` (it also adds the value of the state in which a time limit
+cut an episode, Pardo et al. 2018) and its `RolloutBuffer` (generalised advantage estimation, Schulman et al. 2016,
+eq. 16). The third is `BetaPPO.train` below.
+"""
+
+import warnings
+from collections import defaultdict
+from typing import Any, ClassVar, Self, get_args
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.type_aliases import (
+    DictRolloutBufferSamples,
+    GymEnv,
+    MaybeCallback,
+    RolloutBufferSamples,
+    Schedule,
+)
+from stable_baselines3.common.utils import FloatSchedule, explained_variance
+
+from sb3_carracing.ppo import losses
+from sb3_carracing.ppo.distributions import BetaDistribution
+from sb3_carracing.ppo.options import ValueLoss, check_choice
+from sb3_carracing.ppo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+
+__all__ = ["BetaPPO"]
+
+
+class BetaPPO(OnPolicyAlgorithm):
+    """PPO, clip version (Schulman et al. 2017), with a Beta policy (Chou et al. 2017) on bounded continuous actions.
+
+    A drop-in for `stable_baselines3.PPO`: same arguments, defaults, log keys, warnings and errors. On Discrete,
+    MultiDiscrete and MultiBinary actions it is PPO with SB3's own distributions.
+
+    Logged under `train/` besides PPO's keys: `grad_norm` (mean before clipping), and on Box actions
+    `concentration_mean` and `concentration_max` (alpha + beta; 2 is uniform, thousands are certainty) and
+    `actions_at_bounds` (share of the rollout's actions within 1 % of the range from a bound): what to look at when the
+    entropy collapses.
+
+    :param policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy" or a policy class
+    :param env: environment, or the id of a registered one
+    :param learning_rate: step size of Adam, or a schedule of it over the remaining progress (1 to 0)
+    :param n_steps: steps [decisions] of each environment between two updates
+    :param batch_size: size of a minibatch [decisions]
+    :param n_epochs: passes over the rollout at each update
+    :param gamma: discount factor
+    :param gae_lambda: lambda of generalised advantage estimation: 0 is one-step, 1 Monte Carlo
+    :param clip_range: how far the probability ratio may leave 1 before it stops to pay, or a schedule of it
+    :param clip_range_vf: how far the value may leave the rollout's [units of return], a schedule, or None: no limit
+    :param normalize_advantage: whether each minibatch's advantages are normalised
+    :param ent_coef: weight of the entropy bonus
+    :param vf_coef: weight of the value loss
+    :param max_grad_norm: the gradient's norm is clipped to this; `inf`: never
+    :param use_sde: gSDE; refused with a Beta policy
+    :param sde_sample_freq: as in SB3, for policies with gSDE
+    :param rollout_buffer_class: rollout storage, None: SB3's
+    :param rollout_buffer_kwargs: its further arguments
+    :param target_kl: an update ends when the approximate KL divergence exceeds 1.5 times this; None: never
+    :param stats_window_size: episodes over which `rollout/` values are averaged
+    :param tensorboard_log: folder for TensorBoard events, None: none
+    :param policy_kwargs: further arguments of the policy, see `BetaActorCriticPolicy`
+    :param verbose: 0 nothing, 1 progress, 2 debugging
+    :param seed: seed of the pseudo-random generators
+    :param device: "cpu", "cuda", "auto"
+    :param _init_setup_model: whether to build the network now
+    :param value_loss: "mse" as in SB3, or "huber" (linear beyond an error of 1)
+    :raises ValueError: for a Box without finite bounds, options of a Gaussian, or unknown names
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": MlpPolicy,
+        "CnnPolicy": CnnPolicy,
+        "MultiInputPolicy": MultiInputPolicy,
+    }
+    policy: ActorCriticPolicy
+    rollout_buffer: RolloutBuffer
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 3e-4,
+        n_steps: int = 2048,
+        batch_size: int = 64,
+        n_epochs: int = 10,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.95,
+        clip_range: float | Schedule = 0.2,
+        clip_range_vf: float | Schedule | None = None,
+        normalize_advantage: bool = True,
+        ent_coef: float = 0.0,
+        vf_coef: float = 0.5,
+        max_grad_norm: float = 0.5,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        rollout_buffer_class: type[RolloutBuffer] | None = None,
+        rollout_buffer_kwargs: dict[str, Any] | None = None,
+        target_kl: float | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        value_loss: ValueLoss = "mse",
+    ):
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            rollout_buffer_class=rollout_buffer_class,
+            rollout_buffer_kwargs=rollout_buffer_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            device=device,
+            seed=seed,
+            _init_setup_model=False,
+            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
+        )
+        check_choice("value_loss", value_loss, get_args(ValueLoss))
+        self.batch_size = batch_size
+        self.n_epochs = n_epochs
+        self.clip_range = clip_range
+        self.clip_range_vf = clip_range_vf
+        self.normalize_advantage = normalize_advantage
+        self.target_kl = target_kl
+        self.value_loss: ValueLoss = value_loss
+        self._check_sizes()
+        if _init_setup_model:
+            self._setup_model()
+
+    def _check_sizes(self) -> None:
+        """Refuse what cannot be normalised and warn of a truncated minibatch, with stock PPO's types and words."""
+        # A single advantage has no standard deviation.
+        assert self.batch_size > 1 or not self.normalize_advantage, (
+            "`batch_size` must be greater than 1. See https://github.com/DLR-RM/stable-baselines3/issues/440"
+        )
+        if self.env is None:
+            return
+        n_envs, buffer_size = self.env.num_envs, self.env.num_envs * self.n_steps
+        assert buffer_size > 1 or not self.normalize_advantage, (
+            f"`n_steps * n_envs` must be greater than 1. Currently n_steps={self.n_steps} and n_envs={n_envs}"
+        )
+        full_batches, rest = divmod(buffer_size, self.batch_size)
+        if rest > 0:
+            warnings.warn(
+                f"You have specified a mini-batch size of {self.batch_size}, but because the `RolloutBuffer` is of size "
+                f"`n_steps * n_envs = {buffer_size}`, after every {full_batches} untruncated mini-batches, there will be "
+                f"a truncated mini-batch of size {rest}\nWe recommend using a `batch_size` that is a factor of "
+                f"`n_steps * n_envs`.\nInfo: (n_steps={self.n_steps} and n_envs={n_envs})",
+                stacklevel=3,
+            )
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        # Like stock PPO, so that scripts may call `model.clip_range(progress)`; wrapping twice changes nothing.
+        self.clip_range = FloatSchedule(self.clip_range)
+        if self.clip_range_vf is not None:
+            if isinstance(self.clip_range_vf, int | float):
+                assert self.clip_range_vf > 0, "`clip_range_vf` must be positive, pass `None` to deactivate vf clipping"
+            self.clip_range_vf = FloatSchedule(self.clip_range_vf)
+
+    def train(self) -> None:
+        """Update actor and critic with the rollout: `n_epochs` passes over it in shuffled minibatches."""
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        clip_range, clip_range_vf = self._clip_ranges()
+
+        # Metrics stay on the device, one tensor a minibatch, until the end of the update.
+        metrics: dict[str, list[th.Tensor]] = defaultdict(list)
+        within_target_kl = True
+        for epoch in range(self.n_epochs):
+            metrics["approx_kl"].clear()  # like SB3, the last epoch's divergence is reported
+            for minibatch in self.rollout_buffer.get(self.batch_size):
+                loss = self._loss(minibatch, clip_range, clip_range_vf, metrics)
+
+                if self.target_kl is not None and metrics["approx_kl"][-1] > 1.5 * self.target_kl:
+                    within_target_kl = False
+                    if self.verbose >= 1:
+                        print(f"Early stopping at step {epoch} due to reaching max kl: {metrics['approx_kl'][-1]:.2f}")
+                    break
+
+                self.policy.optimizer.zero_grad()
+                loss.backward()
+                grad_norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+                metrics["grad_norm"].append(grad_norm.detach())
+                self.policy.optimizer.step()
+
+            self._n_updates += 1
+            if not within_target_kl:
+                break
+
+        self._log_update(metrics, clip_range, clip_range_vf)
+
+    def _loss(
+        self,
+        minibatch: RolloutBufferSamples | DictRolloutBufferSamples,
+        clip_range: float,
+        clip_range_vf: float | None,
+        metrics: dict[str, list[th.Tensor]],
+    ) -> th.Tensor:
+        """Return PPO's loss of one minibatch, Schulman et al. 2017 eq. 9 negated, a scalar; append to the metrics."""
+        actions = minibatch.actions
+        if isinstance(self.action_space, spaces.Discrete):
+            actions = actions.long().flatten()  # the rollout stores them as floats, (n_batch, 1)
+        values, log_prob, entropy = self.policy.evaluate_actions(minibatch.observations, actions)
+        log_ratio = log_prob - minibatch.old_log_prob
+        advantages = losses.normalized(minibatch.advantages) if self.normalize_advantage else minibatch.advantages
+
+        policy_loss = losses.clipped_surrogate_loss(log_ratio, advantages, clip_range)
+        value_loss = losses.value_loss(
+            values.flatten(), minibatch.returns, minibatch.old_values, clip_range_vf, self.value_loss
+        )
+        # Without a closed form the entropy is estimated from the sampled actions.
+        entropy_loss = log_prob.mean() if entropy is None else -entropy.mean()
+        loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
+
+        with th.no_grad():
+            metrics["policy_gradient_loss"].append(policy_loss.detach())
+            metrics["value_loss"].append(value_loss.detach())
+            metrics["entropy_loss"].append(entropy_loss.detach())
+            metrics["loss"].append(loss.detach())
+            metrics["approx_kl"].append(losses.approximate_kl(log_ratio))
+            metrics["clip_fraction"].append(losses.clip_fraction(log_ratio, clip_range))
+            if isinstance(self.policy.action_dist, BetaDistribution):
+                concentration = self.policy.action_dist.concentration
+                metrics["concentration_mean"].append(concentration.mean())
+                metrics["concentration_max"].append(concentration.max())
+        return loss
+
+    def _clip_ranges(self) -> tuple[float, float | None]:
+        """Return the clip ranges of policy and value at the current progress."""
+        assert callable(self.clip_range)
+        clip_range = self.clip_range(self._current_progress_remaining)
+        if self.clip_range_vf is None:
+            return clip_range, None
+        assert callable(self.clip_range_vf)
+        return clip_range, self.clip_range_vf(self._current_progress_remaining)
+
+    def _log_update(self, metrics: dict[str, list[th.Tensor]], clip_range: float, clip_range_vf: float | None) -> None:
+        """Hand the update's means to the logger; the only crossing from device to host.
+
+        :raises ValueError: if the loss became NaN or inf; the weights are lost then, the last checkpoint is not
+        """
+        means = {key: float(th.stack(values).double().mean()) for key, values in metrics.items() if values}
+        last_loss = float(metrics["loss"][-1])
+        if not np.isfinite(means["loss"]):
+            raise ValueError(
+                f"The loss became {means['loss']} in update {self._n_updates} (after {self.num_timesteps} steps): look at "
+                "the rewards' scale and the observations, lower learning_rate or max_grad_norm, and go on from the last "
+                "checkpoint."
+            )
+        means["loss"] = last_loss  # as SB3 logs it
+        if "concentration_max" in metrics:
+            means["concentration_max"] = float(th.stack(metrics["concentration_max"]).max())
+            means["actions_at_bounds"] = self._share_of_actions_at_bounds()
+        for key, value in means.items():
+            self.logger.record(f"train/{key}", value)
+        self.logger.record(
+            "train/explained_variance",
+            explained_variance(self.rollout_buffer.values.flatten(), self.rollout_buffer.returns.flatten()),
+        )
+        if hasattr(self.policy, "log_std"):
+            self.logger.record("train/std", th.exp(self.policy.log_std).mean().item())
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/clip_range", clip_range)
+        if clip_range_vf is not None:
+            self.logger.record("train/clip_range_vf", clip_range_vf)
+
+    def _share_of_actions_at_bounds(self, margin: float = 0.01) -> float:
+        """Return the share of the rollout's actions within `margin` of the range from either bound."""
+        assert isinstance(self.action_space, spaces.Box)
+        low, high = self.action_space.low.flatten(), self.action_space.high.flatten()
+        actions = self.rollout_buffer.actions.reshape(-1, low.size)
+        unit = (actions - low) / (high - low)
+        return float(np.mean((unit < margin) | (unit > 1.0 - margin)))
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str = "BetaPPO",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Train for `total_timesteps` [decisions, summed over environments] and return the model; arguments as in SB3."""
+        return super().learn(
+            total_timesteps=total_timesteps,
+            callback=callback,
+            log_interval=log_interval,
+            tb_log_name=tb_log_name,
+            reset_num_timesteps=reset_num_timesteps,
+            progress_bar=progress_bar,
+        )

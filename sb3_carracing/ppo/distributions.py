@@ -1,0 +1,265 @@
+"""The Beta distribution on a finite Box, in the environment's own units.
+
+Chou et al. 2017, "Improving Stochastic Policy Gradients in Continuous Control with Deep Reinforcement Learning
+using the Beta Distribution", section 4: an action in `[low, high]` is `low + (high - low) * u` with
+`u ~ Beta(alpha, beta)`. Scaling lives here and nowhere else: log-probabilities and entropies are those of the
+scaled action, so the rest of SB3 need not know that the policy is not Gaussian.
+"""
+
+from typing import Self, get_args
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.distributions import Distribution
+from torch import nn
+from torch.distributions import Beta, kl_divergence
+from torch.nn.functional import softplus
+
+from sb3_carracing.ppo.options import DeterministicAction, Parameterization, check_choice
+
+# In float32 a sample mapped to the bounds can equal a bound, where the log-probability is -inf. The same clamp
+# serves the rollout (which samples) and the update (which maps actions back).
+UNIT_MARGIN = 1e-6
+# Beyond these the parameterisations only overflow: softplus is linear, exp(30) is 1e13.
+_RAW_LIMIT = {"softplus": 1e6, "exp": 30.0, "mode": 1e6}
+# alpha - 1 and beta - 1 of an untrained softplus head, whose outputs are about zero: ln 2.
+_INITIAL_EXCESS = float(np.log(2.0))
+
+
+class BetaDistribution(Distribution):
+    """Independent Beta distributions, one for each dimension of a finite `Box`.
+
+    Shapes: parameters are `(n_batch, 2 * n_actions)`, actions `(n_batch, n_actions)` in the environment's units,
+    log-probabilities and entropies `(n_batch,)`, `n_actions` being the Box's flattened size.
+
+    The density is evaluated in float64 (float32 on devices without it): in float32 the log-probability is off by
+    0.007 at a concentration of 1e4 and by 0.13 at 1e5, which PPO would take for a change of the policy.
+
+    `parameterization` tells how raw network outputs become `alpha, beta >= 1`, hence a density with one mode:
+    `softplus`: `1 + softplus(raw)` each (Chou et al. 2017, section 4); `exp`: `1 + exp(raw)` each; `mode`: the first
+    half of the outputs is the logit of the mode `m`, the second a softplus-ed excess `k`: `alpha = 1 + m k`,
+    `beta = 1 + (1 - m) k`, so that the mode does not move when the policy grows more certain.
+
+    :param action_space: finite Box; every dimension has its own bounds
+    :param parameterization: "softplus", "exp" or "mode"
+    :param initial_mean: mean action of the untrained policy, in the environment's units: one number for all
+        dimensions or one for each, strictly between the bounds; None: the middle of the range
+    :param deterministic_action: what `get_actions(deterministic=True)` returns, "mean" or "mode"
+    :param max_concentration: upper bound of `alpha + beta`, above 2; the mode is kept when it is reached
+    :raises ValueError: for bounds, means, names or concentrations that are not as above
+    """
+
+    distribution: Beta
+
+    def __init__(
+        self,
+        action_space: spaces.Box,
+        parameterization: Parameterization = "softplus",
+        initial_mean: float | list[float] | None = None,
+        deterministic_action: DeterministicAction = "mode",
+        max_concentration: float = 1e4,
+    ):
+        super().__init__()  # type: ignore[no-untyped-call]
+        low, high = _checked_bounds(action_space)
+        check_choice("parameterization", parameterization, get_args(Parameterization))
+        check_choice("deterministic_action", deterministic_action, get_args(DeterministicAction))
+        if not (np.isfinite(max_concentration) and max_concentration > 2.0):
+            raise ValueError(f"max_concentration must be a finite number above 2 (alpha = beta = 1), got {max_concentration}")
+        self.action_dim = len(low)
+        self.low, self.width = th.as_tensor(low), th.as_tensor(high - low)
+        # The nearest float32 to a float64 bound may lie beyond it: what is played stays within the Box's own.
+        self._low32, self._high32 = th.as_tensor(low).float(), th.as_tensor(high).float()
+        self.parameterization = parameterization
+        self.initial_mean = initial_mean
+        self.deterministic_action = deterministic_action
+        self.max_concentration = float(max_concentration)
+        self._initial_unit_mean = _checked_unit_mean(initial_mean, low, high)
+
+    # --- parameters -------------------------------------------------------------------------------------------
+
+    def proba_distribution_net(self, latent_dim: int) -> nn.Linear:
+        """Return the layer from the actor's latent code, `(n_batch, latent_dim)`, to the raw parameters."""
+        return nn.Linear(latent_dim, 2 * self.action_dim)
+
+    def initialize_bias(self, action_net: nn.Linear) -> None:
+        """Set the layer's bias so that latent codes near zero give `initial_mean`; its weights stay.
+
+        The concentration is that of an untrained softplus head, `2 + 2 ln 2`, wherever alpha, beta >= 1 admits it.
+        """
+        mean = self._initial_unit_mean
+        if mean is None:
+            return
+        smaller = th.minimum(mean, 1.0 - mean)
+        concentration = th.clamp(1.2 / smaller, min=2.0 + 2.0 * _INITIAL_EXCESS, max=self.max_concentration)
+        excess_alpha = mean * concentration - 1.0
+        excess_beta = (1.0 - mean) * concentration - 1.0
+        if self.parameterization == "exp":
+            raw = th.cat([excess_alpha.log(), excess_beta.log()])
+        elif self.parameterization == "softplus":
+            raw = th.cat([_inverse_softplus(excess_alpha), _inverse_softplus(excess_beta)])
+        else:
+            total = excess_alpha + excess_beta
+            raw = th.cat([th.logit(excess_alpha / total), _inverse_softplus(total)])
+        with th.no_grad():
+            action_net.bias.copy_(raw)
+
+    def proba_distribution(self, params: th.Tensor) -> Self:
+        """Set the distribution from the network's raw outputs.
+
+        :param params: `(n_batch, 2 * n_actions)`, any finite or infinite number
+        :return: self, with `alpha` and `beta` of shape `(n_batch, n_actions)`
+        :raises ValueError: if an output is NaN (checked wherever that costs no host synchronisation)
+        """
+        if (params.device.type == "cpu" or not th.is_grad_enabled()) and bool(th.isnan(params).any()):
+            raise ValueError(
+                "The policy network returned NaN: the observations or the weights hold NaN or inf. Look at "
+                "train/grad_norm and train/concentration_max before this update, or wrap the environment in VecCheckNan."
+            )
+        # .to() also leaves autocast's bfloat16: the density is never computed in it.
+        raw = params.to(_exact_dtype(params.device))
+        limit = _RAW_LIMIT[self.parameterization]
+        first, second = raw.clamp(-limit, limit).chunk(2, dim=-1)
+        excess_alpha, excess_beta = self._bounded(*self._excesses(first, second))
+        # Kept beside alpha and beta: alpha - 1 would lose all digits of a small excess.
+        self._excess_alpha, self._excess_beta = excess_alpha, excess_beta
+        self.distribution = Beta(1.0 + excess_alpha, 1.0 + excess_beta, validate_args=False)
+        self._to_device(raw)
+        return self
+
+    def _excesses(self, first: th.Tensor, second: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """Return `(alpha - 1, beta - 1)`, both >= 0, from the two halves of the raw outputs."""
+        if self.parameterization == "softplus":
+            return softplus(first), softplus(second)
+        if self.parameterization == "exp":
+            return first.exp(), second.exp()
+        mode, excess = th.sigmoid(first), softplus(second)
+        return mode * excess, (1.0 - mode) * excess
+
+    def _bounded(self, excess_alpha: th.Tensor, excess_beta: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """Shrink both excesses by one factor, so that the mode is kept, until the concentration is within bounds."""
+        limit = self.max_concentration - 2.0
+        factor = limit / (excess_alpha + excess_beta).clamp(min=limit)
+        return excess_alpha * factor, excess_beta * factor
+
+    def _to_device(self, like: th.Tensor) -> None:
+        if self.low.device != like.device or self.low.dtype != like.dtype:
+            self.low, self.width = self.low.to(like), self.width.to(like)
+            self._low32, self._high32 = self._low32.to(like.device), self._high32.to(like.device)
+
+    @property
+    def alpha(self) -> th.Tensor:
+        """First shape parameter, `(n_batch, n_actions)`, at least 1."""
+        return 1.0 + self._excess_alpha
+
+    @property
+    def beta(self) -> th.Tensor:
+        """Second shape parameter, `(n_batch, n_actions)`, at least 1."""
+        return 1.0 + self._excess_beta
+
+    @property
+    def concentration(self) -> th.Tensor:
+        """`alpha + beta`, `(n_batch, n_actions)`: 2 is the uniform distribution."""
+        return 2.0 + self._excess_alpha + self._excess_beta
+
+    # --- density ----------------------------------------------------------------------------------------------
+
+    def log_prob(self, actions: th.Tensor) -> th.Tensor:
+        """Return the log-density of actions in the environment's units.
+
+        `log p(a) = sum_i [log Beta(u_i; alpha_i, beta_i) - log(high_i - low_i)]`, by the change of variables.
+
+        :param actions: `(n_batch, n_actions)` or `(n_batch, *box_shape)`; within the bounds
+        :return: `(n_batch,)`, float32
+        """
+        unit = (actions.reshape(-1, self.action_dim).to(self.low) - self.low) / self.width
+        unit = unit.clamp(UNIT_MARGIN, 1.0 - UNIT_MARGIN)
+        log_prob: th.Tensor = self.distribution.log_prob(unit) - self.width.log()
+        return log_prob.sum(dim=1).float()
+
+    def entropy(self) -> th.Tensor:
+        """Return the differential entropy in the environment's units, `(n_batch,)`, float32."""
+        entropy: th.Tensor = self.distribution.entropy() + self.width.log()
+        return entropy.sum(dim=1).float()
+
+    def kl(self, other: "BetaDistribution") -> th.Tensor:
+        """Return `KL(self || other)`, `(n_batch,)`, float32; the scaling cancels out."""
+        return kl_divergence(self.distribution, other.distribution).sum(dim=1).float()
+
+    # --- actions ----------------------------------------------------------------------------------------------
+
+    def sample(self) -> th.Tensor:
+        """Return a random action, `(n_batch, n_actions)`, float32; gradients flow through it."""
+        return self._scaled(self.distribution.rsample())
+
+    def mean(self) -> th.Tensor:
+        """Return the mean action, `(n_batch, n_actions)`, float32."""
+        return self._scaled(self.alpha / self.concentration)
+
+    def mode(self) -> th.Tensor:
+        """Return the most likely action, `(n_batch, n_actions)`, float32; the middle where all are equally likely."""
+        excess = self._excess_alpha + self._excess_beta
+        flat = excess < th.finfo(excess.dtype).tiny
+        return self._scaled(th.where(flat, 0.5, self._excess_alpha / th.where(flat, 1.0, excess)))
+
+    def get_actions(self, deterministic: bool = False) -> th.Tensor:
+        """Return `mean()` or `mode()`, as `deterministic_action` says, or a sample; `(n_batch, n_actions)`."""
+        if not deterministic:
+            return self.sample()
+        return self.mean() if self.deterministic_action == "mean" else self.mode()
+
+    def actions_from_params(self, params: th.Tensor, deterministic: bool = False) -> th.Tensor:
+        """Return actions, `(n_batch, n_actions)`, for raw parameters, `(n_batch, 2 * n_actions)`."""
+        return self.proba_distribution(params).get_actions(deterministic)
+
+    def log_prob_from_params(self, params: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """Return sampled actions, `(n_batch, n_actions)`, and their log-probabilities, `(n_batch,)`."""
+        actions = self.actions_from_params(params)
+        return actions, self.log_prob(actions)
+
+    def _scaled(self, unit: th.Tensor) -> th.Tensor:
+        actions = (self.low + self.width * unit.clamp(UNIT_MARGIN, 1.0 - UNIT_MARGIN)).float()
+        return actions.clamp(self._low32, self._high32)
+
+
+def _exact_dtype(device: th.device) -> th.dtype:
+    # Apple's MPS has no float64.
+    return th.float32 if device.type == "mps" else th.float64
+
+
+def _inverse_softplus(value: th.Tensor) -> th.Tensor:
+    return value + th.log(-th.expm1(-value))
+
+
+def _checked_bounds(action_space: spaces.Box) -> tuple[np.ndarray, np.ndarray]:
+    """Return the flattened bounds in float64, `(n_actions,)` each, or say which dimension has no Beta."""
+    if not isinstance(action_space, spaces.Box):
+        raise ValueError(f"A Beta distribution needs a Box action space, got {action_space}")
+    low = action_space.low.astype(np.float64).flatten()
+    high = action_space.high.astype(np.float64).flatten()
+    # `not >` also catches NaN.
+    bad = np.flatnonzero(~(np.isfinite(low) & np.isfinite(high) & (high > low)))
+    if len(bad) > 0:
+        i = int(bad[0])
+        raise ValueError(
+            f"A Beta distribution needs finite bounds with low < high in every action dimension; dimension {i} of "
+            f"{action_space} has low={low[i]:g}, high={high[i]:g}. Rescale or remove it with a wrapper "
+            "(gymnasium.wrappers.RescaleAction), or use stable_baselines3.PPO, whose Gaussian needs no bounds."
+        )
+    return low, high
+
+
+def _checked_unit_mean(initial_mean: float | list[float] | None, low: np.ndarray, high: np.ndarray) -> th.Tensor | None:
+    """Return the wanted mean in the unit interval, `(n_actions,)`, float64."""
+    if initial_mean is None:
+        return None
+    mean = np.asarray(initial_mean, dtype=np.float64).flatten()
+    if mean.size not in (1, low.size):
+        raise ValueError(f"initial_mean must hold 1 or {low.size} numbers (one an action), got {initial_mean}")
+    unit = (mean - low) / (high - low)
+    if not np.all((unit >= 1e-3) & (unit <= 1.0 - 1e-3)):
+        raise ValueError(
+            f"initial_mean must lie between the bounds, at least 0.1 % of the range away from either: got "
+            f"{initial_mean} for low={low.tolist()}, high={high.tolist()}"
+        )
+    return th.as_tensor(unit)

@@ -1,0 +1,250 @@
+"""Feature extractors for images, and the names by which a YAML file may ask for them.
+
+All take images as SB3 hands them over: `(n_batch, channels, height, width)`, float32 in [0, 1].
+"""
+
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    NatureCNN,
+)
+from torch import nn
+
+from sb3_carracing.ppo.options import check_choice
+
+
+class ImageExtractor(BaseFeaturesExtractor):
+    """What this package's image extractors share: the checks of the image, and the flat size behind the convolutions.
+
+    :param observation_space: Box of channels-first images, uint8 in [0, 255] unless `normalized_image`
+    :param normalized_image: the images are floats in [0, 1] already (`normalize_images=False` in `policy_kwargs`)
+    :raises ValueError: if the space holds no images, or images too small for the convolutions
+    """
+
+    # Hidden layers of actor and critic that belong to this extractor, used where `net_arch` is not given.
+    default_net_arch: dict[str, list[int]] = {"pi": [], "vf": []}  # noqa: RUF012
+    # An extractor with an initialisation of its own keeps it under `ortho_init=True`.
+    keeps_own_init = False
+
+    def __init__(self, observation_space: spaces.Space[Any], normalized_image: bool = False):
+        super().__init__(observation_space, features_dim=1)
+        name = type(self).__name__
+        if not isinstance(observation_space, spaces.Box) or not is_image_space(
+            observation_space, check_channels=False, normalized_image=normalized_image
+        ):
+            raise ValueError(
+                f"{name} takes images (a Box of shape (channels, height, width), uint8 in [0, 255], or floats with "
+                f"normalize_images=False), got {observation_space}. For vectors use MlpPolicy, for dicts MultiInputPolicy."
+            )
+        self.image_shape: tuple[int, ...] = observation_space.shape
+
+    def _flat_size(self, layers: nn.Sequential) -> int:
+        """Return how many numbers come out of the convolutions for one image."""
+        smallest = smallest_image(layers)
+        if min(self.image_shape[1:]) < smallest:
+            height, width = self.image_shape[1:]
+            raise ValueError(
+                f"{type(self).__name__} needs images of at least {smallest} x {smallest} pixels, got {height} x {width}. "
+                f"Use larger images, or another extractor: {', '.join(sorted(IMAGE_EXTRACTORS))}."
+            )
+        with th.no_grad():
+            return int(layers(th.zeros(1, *self.image_shape)).flatten(1).shape[1])
+
+
+def smallest_image(layers: nn.Sequential) -> int:
+    """Return the smallest height (and width) [pixels] that a chain of convolutions and poolings reduces to one."""
+    size = 1
+    for layer in reversed(list(layers.modules())):
+        if isinstance(layer, nn.Conv2d | nn.MaxPool2d):
+            kernel, stride, padding = (v if isinstance(v, int) else int(v[0]) for v in _window(layer))
+            size = max(1, (size - 1) * stride + kernel - 2 * padding)
+    return size
+
+
+def _window(layer: nn.Conv2d | nn.MaxPool2d) -> tuple[int | tuple[int, ...], ...]:
+    return layer.kernel_size, layer.stride, layer.padding  # type: ignore[return-value]
+
+
+class BlogCNN(ImageExtractor):
+    """Six convolutions that bring 96 x 96 images down to 256 numbers: the network of the second seed, the blog post.
+
+    Its input is `x / 128 - 1` for grey levels x in [0, 255], its weights are Xavier-uniform with the gain of ReLU, its
+    biases 0.1. Images larger than 96 x 96 give a multiple of 256 features. Actor and critic have a hidden layer of
+    100 each.
+
+    :param observation_space: Box of channels-first images of at least 96 x 96 pixels
+    :param normalized_image: see `ImageExtractor`
+    """
+
+    default_net_arch = {"pi": [100], "vf": [100]}  # noqa: RUF012
+    keeps_own_init = True
+
+    def __init__(self, observation_space: spaces.Space[Any], normalized_image: bool = False):
+        super().__init__(observation_space, normalized_image)
+        layers: list[nn.Module] = []
+        channels = self.image_shape[0]
+        for out_channels, kernel_size, stride in [
+            (8, 4, 2),
+            (16, 3, 2),
+            (32, 3, 2),
+            (64, 3, 2),
+            (128, 3, 1),
+            (256, 3, 1),
+        ]:
+            layers += [nn.Conv2d(channels, out_channels, kernel_size, stride), nn.ReLU()]
+            channels = out_channels
+        self.cnn = nn.Sequential(*layers)
+        for layer in self.cnn:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.xavier_uniform_(layer.weight, gain=nn.init.calculate_gain("relu"))
+                assert layer.bias is not None
+                nn.init.constant_(layer.bias, 0.1)
+        self._features_dim = self._flat_size(self.cnn)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        """Return features, `(n_batch, features_dim)`, for images in [0, 1], `(n_batch, channels, height, width)`."""
+        # SB3 has divided by 255; the blog's range is [-1, 0.992].
+        features: th.Tensor = self.cnn(observations * (255.0 / 128.0) - 1.0)
+        return features.flatten(1)
+
+
+class IurinCNN(ImageExtractor):
+    """Two convolutions and a layer of 256: the network of the first seed (Mnih et al. 2013 use the same).
+
+    :param observation_space: Box of channels-first images of at least 20 x 20 pixels
+    :param features_dim: size of the last layer
+    :param normalized_image: see `ImageExtractor`
+    """
+
+    def __init__(self, observation_space: spaces.Space[Any], features_dim: int = 256, normalized_image: bool = False):
+        super().__init__(observation_space, normalized_image)
+        self.cnn = nn.Sequential(
+            nn.Conv2d(self.image_shape[0], 16, kernel_size=8, stride=4),
+            nn.ReLU(),
+            nn.Conv2d(16, 32, kernel_size=4, stride=2),
+            nn.ReLU(),
+        )
+        self.linear = nn.Sequential(nn.Linear(self._flat_size(self.cnn), features_dim), nn.ReLU())
+        self._features_dim = features_dim
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        """Return features, `(n_batch, features_dim)`, for images in [0, 1], `(n_batch, channels, height, width)`."""
+        features: th.Tensor = self.linear(self.cnn(observations).flatten(1))
+        return features
+
+
+class _ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions around which the input is added; same shape in and out."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.block = nn.Sequential(
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, kernel_size=3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, kernel_size=3, padding=1),
+        )
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        out: th.Tensor = x + self.block(x)
+        return out
+
+
+class ImpalaCNN(ImageExtractor):
+    """The residual network of IMPALA (Espeholt et al. 2018, figure 3, large): three sections, each halves the image.
+
+    :param observation_space: Box of channels-first images
+    :param features_dim: size of the last layer
+    :param channels: channels of each section
+    :param normalized_image: see `ImageExtractor`
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        features_dim: int = 256,
+        channels: tuple[int, ...] = (16, 32, 32),
+        normalized_image: bool = False,
+    ):
+        super().__init__(observation_space, normalized_image)
+        layers: list[nn.Module] = []
+        in_channels = self.image_shape[0]
+        for out_channels in channels:
+            layers += [
+                nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1),
+                nn.MaxPool2d(kernel_size=3, stride=2, padding=1),
+                _ResidualBlock(out_channels),
+                _ResidualBlock(out_channels),
+            ]
+            in_channels = out_channels
+        self.cnn = nn.Sequential(*layers, nn.ReLU())
+        self.linear = nn.Sequential(nn.Linear(self._flat_size(self.cnn), features_dim), nn.ReLU())
+        self._features_dim = features_dim
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        """Return features, `(n_batch, features_dim)`, for images in [0, 1], `(n_batch, channels, height, width)`."""
+        features: th.Tensor = self.linear(self.cnn(observations).flatten(1))
+        return features
+
+
+class NamedCombinedExtractor(BaseFeaturesExtractor):
+    """Dict observations: images through a named image extractor, everything else flattened, then concatenated.
+
+    SB3's `CombinedExtractor`, which hard-codes NatureCNN, remains `MultiInputPolicy`'s default.
+
+    :param observation_space: Dict of Boxes (images channels-first) and discrete spaces
+    :param image_extractor: name of an image extractor
+    :param normalized_image: see `ImageExtractor`
+    """
+
+    def __init__(self, observation_space: spaces.Dict, image_extractor: str = "blog", normalized_image: bool = False):
+        super().__init__(observation_space, features_dim=1)
+        check_choice("image_extractor", image_extractor, IMAGE_EXTRACTORS)
+        extractor_class = IMAGE_EXTRACTORS[image_extractor]
+        extractors: dict[str, nn.Module] = {}
+        features_dim = 0
+        for key, space in observation_space.spaces.items():
+            if is_image_space(space, normalized_image=normalized_image):
+                extractor = extractor_class(space, normalized_image=normalized_image)  # type: ignore[call-arg]
+                extractors[key] = extractor
+                features_dim += extractor.features_dim
+            else:
+                extractors[key] = nn.Flatten()
+                features_dim += get_flattened_obs_dim(space)
+        self.extractors = nn.ModuleDict(extractors)
+        self._features_dim = features_dim
+
+    def forward(self, observations: dict[str, th.Tensor]) -> th.Tensor:
+        """Return features, `(n_batch, features_dim)`, for a dict of batches."""
+        return th.cat([extractor(observations[key]) for key, extractor in self.extractors.items()], dim=1)
+
+
+IMAGE_EXTRACTORS: dict[str, type[BaseFeaturesExtractor]] = {
+    "blog": BlogCNN,
+    "impala": ImpalaCNN,
+    "iurin": IurinCNN,
+    "nature": NatureCNN,
+}
+EXTRACTORS: dict[str, type[BaseFeaturesExtractor]] = {
+    **IMAGE_EXTRACTORS,
+    "combined": CombinedExtractor,
+    "flatten": FlattenExtractor,
+    "named_combined": NamedCombinedExtractor,
+}
+
+
+def resolve_extractor(extractor: str | type[BaseFeaturesExtractor]) -> type[BaseFeaturesExtractor]:
+    """Return the extractor class for its name; a class is returned as it is.
+
+    :raises ValueError: for an unknown name, with the valid ones
+    """
+    if not isinstance(extractor, str):
+        return extractor
+    check_choice("features_extractor_class", extractor, EXTRACTORS)
+    return EXTRACTORS[extractor]

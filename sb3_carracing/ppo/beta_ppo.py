@@ -179,6 +179,10 @@ class BetaPPO(OnPolicyAlgorithm):
                 assert self.clip_range_vf > 0, "`clip_range_vf` must be positive, pass `None` to deactivate vf clipping"
             self.clip_range_vf = FloatSchedule(self.clip_range_vf)
 
+    def _maybe_recommend_cpu(self, mlp_class_name: str = MlpPolicy.__name__) -> None:
+        """Warn, as stock PPO does, when a small network is trained on a GPU."""
+        super()._maybe_recommend_cpu(mlp_class_name)
+
     def train(self) -> None:
         """Update actor and critic with the rollout: `n_epochs` passes over it in shuffled minibatches."""
         self.policy.set_training_mode(True)

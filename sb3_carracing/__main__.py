@@ -1,0 +1,70 @@
+"""The command line: rl-zoo3's commands with `beta_ppo` registered, and this package's own."""
+
+import importlib
+import os
+import sys
+
+USAGE = """\
+usage: python -m sb3_carracing <command> [arguments]
+
+rl-zoo3's commands, with its arguments; --algo is beta_ppo where none is given:
+  train          train an agent, logs/<algo>/<env>_N; hyperparameters from the package unless -conf names a file
+  enjoy          watch a trained agent
+  record_video   film a trained agent
+  plot_train, all_plots, plot_from_file
+                 rl-zoo3's plots
+
+this package's own:
+  evaluate       score an agent on the stock CarRacing-v3: raw score, whole episodes, fixed test tracks
+  plot           losses, entropy, KL and scores of one or several runs
+  record         a GIF of laps with the running score on it
+  preview        the raw picture beside what the agent sees
+
+python -m sb3_carracing <command> --help tells the arguments.
+"""
+# Command -> module and function; imported only when called for.
+OWN_COMMANDS = {
+    "evaluate": ("sb3_carracing.evaluation", "main"),
+    "plot": ("sb3_carracing.plotting", "main"),
+    "record": ("sb3_carracing.recording", "main"),
+    "preview": ("sb3_carracing.recording", "preview_main"),
+}
+ZOO_COMMANDS = ("train", "enjoy", "record_video", "plot_train", "all_plots", "plot_from_file")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one command; bad input ends with one sentence on stderr and exit status 2."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return
+    command, arguments = argv[0], argv[1:]
+    if command not in OWN_COMMANDS and command not in ZOO_COMMANDS:
+        known = ", ".join([*ZOO_COMMANDS, *OWN_COMMANDS])
+        sys.exit(_fail(f"unknown command {command!r}; choose one of {known}"))
+    # CarRacing needs pygame but no screen, unless somebody watches.
+    if not os.environ.get("DISPLAY") and not os.environ.get("WAYLAND_DISPLAY") and sys.platform == "linux":
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    if command in OWN_COMMANDS:
+        module, function = OWN_COMMANDS[command]
+        getattr(importlib.import_module(module), function)(arguments)
+        return
+    try:
+        from sb3_carracing.zoo import commands
+    except ModuleNotFoundError as error:
+        sys.exit(_fail(f"{command} needs rl-zoo3, and {error.name} is not installed: pip install 'sb3-carracing[zoo]'"))
+    try:
+        commands.run(command, arguments)
+    except (ValueError, AssertionError, FileNotFoundError) as error:
+        if os.environ.get("SB3_CARRACING_TRACEBACK"):
+            raise
+        sys.exit(_fail(f"{error}\n(SB3_CARRACING_TRACEBACK=1 shows where it was raised)"))
+
+
+def _fail(message: str) -> int:
+    print(f"sb3_carracing: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

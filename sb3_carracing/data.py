@@ -1,0 +1,27 @@
+"""Find the files that are data, not code: hyperparameters and trained agents.
+
+They lie at the top of the repository and are copied into the wheel. An editable install has no copy, and
+`importlib.resources` does not see the originals: so the packaged copy is looked for first, then the checkout's.
+"""
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parent
+
+
+def data_dir(name: str) -> Path:
+    """Return the folder `name` ("hyperparams", "rl-trained-agents") of the wheel, else of the checkout.
+
+    :raises FileNotFoundError: if neither has it
+    """
+    places = [_PACKAGE / name, _PACKAGE.parent / name]
+    for place in places:
+        if place.is_dir():
+            return place
+    raise FileNotFoundError(f"No folder {name!r} in {' or '.join(str(place.parent) for place in places)}")
+
+
+def hyperparams_file(algo: str) -> Path | None:
+    """Return the packaged YAML file of an algorithm ("beta_ppo"), or None where this package has none."""
+    file = data_dir("hyperparams") / f"{algo}.yml"
+    return file if file.is_file() else None

@@ -1,0 +1,66 @@
+"""rl-zoo3's ExperimentManager with what its train script lacks: packaged hyperparameters, a resume that goes on."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from rl_zoo3.exp_manager import ExperimentManager
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_carracing.data import hyperparams_file
+
+
+class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
+    """What `python -m sb3_carracing train` uses in rl-zoo3's place; arguments are rl-zoo3's.
+
+    It differs in three points: without `-conf` the packaged hyperparameters are read; `-i` goes on where the agent was
+    (steps and schedules, where rl-zoo3 starts both anew); callbacks that have a `run_dir` learn the run's folder.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # Positional as in rl-zoo3's own call, whose signature may grow; bound by name to change one of them.
+        bound = inspect.signature(ExperimentManager.__init__).bind(self, *args, **kwargs).arguments
+        bound.pop("self")
+        if bound.get("config") is None and (packaged := hyperparams_file(bound["algo"])) is not None:
+            bound["config"] = str(packaged)
+        super().__init__(**bound)
+
+    def create_callbacks(self) -> None:
+        """Create rl-zoo3's callbacks, and tell those of ours where the run's folder is."""
+        super().create_callbacks()
+        for callback in self.callbacks:
+            if hasattr(callback, "run_dir"):
+                callback.run_dir = Path(self.save_path)
+
+    def learn(self, model: BaseAlgorithm) -> None:
+        """Train up to `n_timesteps` steps in all, those that a resumed agent has behind it included."""
+        if self.continue_training:
+            model = _Resumed(model)  # type: ignore[assignment]
+        super().learn(model)
+
+
+class _Resumed:
+    """A model whose `learn(total)` trains on up to `total` steps instead of starting its counter anew.
+
+    SB3's `learn(reset_num_timesteps=False)` adds its argument to the steps done, and schedules are a share of the sum:
+    with what remains as argument, learning rate and clip range go on from where they were.
+    """
+
+    def __init__(self, model: BaseAlgorithm):
+        self._model = model
+
+    def learn(self, total_timesteps: int, **kwargs: Any) -> None:
+        """Train for what remains of `total_timesteps` [steps]."""
+        done = self._model.num_timesteps
+        if done >= total_timesteps:
+            raise ValueError(
+                f"The agent has already played {done} steps, so nothing remains of {total_timesteps}: pass a larger -n."
+            )
+        print(f"Resuming at step {done} of {total_timesteps}")
+        self._model.learn(total_timesteps - done, reset_num_timesteps=False, **kwargs)
+
+    @property
+    def env(self) -> VecEnv | None:
+        """The model's environment, which rl-zoo3 closes at the end."""
+        return self._model.env

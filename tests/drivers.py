@@ -84,7 +84,7 @@ def cheap_render(car_racing: Any, mode: str) -> NDArray[np.uint8] | None:
         return None
     hull = car_racing.car.hull
     x, y = hull.position
-    shown = (car_racing.t, car_racing.reward, x, y, hull.angle)
-    picture = _PATTERN + np.frombuffer(np.array(shown).tobytes(), np.uint8).repeat(3)[:96, None]
+    shown = (car_racing.t, car_racing.reward, x, y)
+    picture = _PATTERN + np.frombuffer(np.array(shown).tobytes(), np.uint8).repeat(3)[:, None]
     picture[:, :, 1] = round(160 + (x + y + 3 * car_racing.t) % 50)
     return picture

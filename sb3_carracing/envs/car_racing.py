@@ -7,6 +7,7 @@ made, when an episode is cut off, and which extra rules a training run asks for.
 import math
 import operator
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, SupportsFloat
 
 import cv2
@@ -40,7 +41,7 @@ def whole_number(name: str, value: int, low: int, high: int | None = None) -> in
 
 def finite_number(name: str, value: float, low: float = -math.inf) -> float:
     """Return `value` as a float; ValueError names it unless it is finite and at least `low`."""
-    if isinstance(value, bool | str) or not math.isfinite(value) or value < low:
+    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value) or value < low:
         bounds = "a finite number" if low == -math.inf else f"a finite number of at least {low:g}"
         raise ValueError(f"{name} must be {bounds}, got {value!r}")
     return float(value)
@@ -70,26 +71,16 @@ def to_gray(rgb: Picture) -> Picture:
 
 @dataclass(frozen=True)
 class TrainingRules:
-    """What only training changes; with the defaults nothing. See `CarRacing` for the meaning of each."""
+    """What only training changes. See `CarRacing` for the meaning of each."""
 
-    noop_frames: int = 0
-    grass_penalty: float = 0.0
-    grass_rule: str = "wheels"
-    green_threshold: float = 180.0
-    end_bonus: float = 0.0
-    no_progress_frames: int = 0
-    no_progress_reward: float = -0.1
-    off_road_frames: int = 0
-
-    def __post_init__(self) -> None:
-        whole_number("noop_frames", self.noop_frames, 0, MAX_FRAMES - 1)
-        finite_number("grass_penalty", self.grass_penalty, 0.0)
-        one_of("grass_rule", self.grass_rule, GRASS_RULES)
-        finite_number("green_threshold", self.green_threshold)
-        finite_number("end_bonus", self.end_bonus)
-        whole_number("no_progress_frames", self.no_progress_frames, 0)
-        finite_number("no_progress_reward", self.no_progress_reward)
-        whole_number("off_road_frames", self.off_road_frames, 0)
+    noop_frames: int
+    grass_penalty: float
+    grass_rule: str
+    green_threshold: float
+    end_bonus: float
+    no_progress_frames: int
+    no_progress_reward: float
+    off_road_frames: int
 
 
 class Progress:
@@ -134,8 +125,7 @@ class CarRacing(stock.CarRacing):
         grass_rule: "wheels": no wheel touches the road. "green": the frame's mean green is above `green_threshold`,
             as in both seeds; this draws every frame.
         green_threshold: 0 to 255.
-        end_bonus: training only: added on the frame that ends the stock episode, good ends and bad (both the blog and
-            the code it follows add 100).
+        end_bonus: training only: added on the frame that ends the stock episode, good ends and bad; the blog has 100.
         no_progress_frames: training only: end when the mean shaped reward of as many frames, history starting at
             zeros, is at most `no_progress_reward`; 0 is off.
         no_progress_reward: see `no_progress_frames`.
@@ -166,14 +156,14 @@ class CarRacing(stock.CarRacing):
         off_road_frames: int = 0,
     ) -> None:
         self.rules = TrainingRules(
-            noop_frames=noop_frames,
-            grass_penalty=grass_penalty,
-            grass_rule=grass_rule,
-            green_threshold=green_threshold,
-            end_bonus=end_bonus,
-            no_progress_frames=no_progress_frames,
-            no_progress_reward=no_progress_reward,
-            off_road_frames=off_road_frames,
+            noop_frames=whole_number("noop_frames", noop_frames, 0, MAX_FRAMES - 1),
+            grass_penalty=finite_number("grass_penalty", grass_penalty, 0.0),
+            grass_rule=one_of("grass_rule", grass_rule, GRASS_RULES),
+            green_threshold=finite_number("green_threshold", green_threshold),
+            end_bonus=finite_number("end_bonus", end_bonus),
+            no_progress_frames=whole_number("no_progress_frames", no_progress_frames, 0),
+            no_progress_reward=finite_number("no_progress_reward", no_progress_reward),
+            off_road_frames=whole_number("off_road_frames", off_road_frames, 0),
         )
         self.renderer = one_of("renderer", renderer, RENDERERS)
         if self.renderer == "fast":
@@ -214,9 +204,7 @@ class CarRacing(stock.CarRacing):
         # A copy or an unpickled twin is made by the constructor: it has to see the change.
         self._ezpickle_kwargs |= {"frame_skip": self.frame_skip, "grayscale": self.grayscale}
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Picture, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Picture, dict[str, Any]]:
         """Make a new track and return the first observation and `{"frames": ..., "score": ...}`."""
         self._start_counting()
         observation, _ = super().reset(seed=seed, options=options)

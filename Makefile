@@ -29,7 +29,8 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 train: $(STAMP)
-	$(BIN)/python examples/make_train.py --tracks $(TRACKS) -- $(ARGS)
+	$(BIN)/python -m sb3_carracing train_and_report --tracks $(TRACKS) -- \
+		--env CarRacingFast-v3 --verbose 0 --eval-freq -1 --save-freq 50000 --tensorboard-log logs/tensorboard $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

@@ -19,6 +19,8 @@ this package's own:
   plot           losses, entropy, KL and scores of one or several runs
   record         a GIF of laps with the running score on it
   preview        the raw picture beside what the agent sees
+  train_and_report [--tracks N] -- <train's arguments>
+                 train, then evaluate, plot and record that run; what `make train` does
 
 python -m sb3_carracing <command> --help tells the arguments.
 """
@@ -29,7 +31,7 @@ OWN_COMMANDS = {
     "record": ("sb3_carracing.recording", "main"),
     "preview": ("sb3_carracing.recording", "preview_main"),
 }
-ZOO_COMMANDS = ("train", "enjoy", "record_video", "plot_train", "all_plots", "plot_from_file")
+ZOO_COMMANDS = ("train", "enjoy", "record_video", "plot_train", "all_plots", "plot_from_file", "train_and_report")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -54,7 +56,10 @@ def main(argv: list[str] | None = None) -> None:
     except ModuleNotFoundError as error:
         sys.exit(_fail(f"{command} needs rl-zoo3, and {error.name} is not installed: pip install 'sb3-carracing[zoo]'"))
     try:
-        commands.run(command, arguments)
+        if command == "train_and_report":
+            commands.train_and_report(arguments)
+        else:
+            commands.run(command, arguments)
     except (ValueError, AssertionError, FileNotFoundError) as error:
         if os.environ.get("SB3_CARRACING_TRACEBACK"):
             raise

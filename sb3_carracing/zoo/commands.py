@@ -1,8 +1,11 @@
 """rl-zoo3's own scripts with `beta_ppo` registered."""
 
+import argparse
 import importlib
 import runpy
 import sys
+from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 from sb3_carracing.zoo.register import ALGO_NAME, register
@@ -20,8 +23,8 @@ SCRIPTS = {
 _HAVE_ALGO = ("train", "enjoy", "record_video")
 
 
-def run(command: str, argv: list[str]) -> None:
-    """Run rl-zoo3's script with its normal arguments; without `--algo` it is `beta_ppo`.
+def run(command: str, argv: list[str]) -> Path | None:
+    """Run rl-zoo3's script with its normal arguments; without `--algo` it is `beta_ppo`. Return `train`'s run folder.
 
     :param command: one of `SCRIPTS`
     :param argv: the script's arguments
@@ -31,15 +34,41 @@ def run(command: str, argv: list[str]) -> None:
         argv = ["--algo", ALGO_NAME, *argv]
     with patch.object(sys, "argv", [f"sb3_carracing {command}", *argv]):
         if command == "train":
-            _train()
-        else:
-            runpy.run_module(SCRIPTS[command], run_name="__main__", alter_sys=False)
+            return _train()
+        runpy.run_module(SCRIPTS[command], run_name="__main__", alter_sys=False)
+        return None
 
 
-def _train() -> None:
-    """Run rl-zoo3's train with our ExperimentManager, which it names as a global of its module."""
+def _train() -> Path:
+    """Run rl-zoo3's train with our ExperimentManager, which it names as a global of its module; return its folder."""
     from sb3_carracing.zoo.experiment import CarRacingExperimentManager
 
+    managers: list[CarRacingExperimentManager] = []
+
+    def create(*args: Any, **kwargs: Any) -> CarRacingExperimentManager:
+        managers.append(CarRacingExperimentManager(*args, **kwargs))
+        return managers[-1]
+
     train_script = importlib.import_module(SCRIPTS["train"])
-    with patch.object(train_script, "ExperimentManager", CarRacingExperimentManager):
+    with patch.object(train_script, "ExperimentManager", create):
         train_script.train()
+    return Path(managers[-1].save_path)
+
+
+def train_and_report(argv: list[str]) -> None:
+    """Train, then evaluate, plot and film that run: what `make train` does.
+
+    :param argv: `[--tracks N] -- <arguments of train>`
+    """
+    parser = argparse.ArgumentParser(prog="python -m sb3_carracing train_and_report", description=train_and_report.__doc__)
+    parser.add_argument("--tracks", type=int, default=10, help="tracks that the evaluation plays (default: %(default)s)")
+    parser.add_argument("train_arguments", nargs="*", help="after --: arguments of train")
+    args = parser.parse_args(argv)
+    run_folder = run("train", args.train_arguments)
+    assert run_folder is not None
+    from sb3_carracing import evaluation, plotting, recording
+
+    evaluation.main([str(run_folder), "-n", str(args.tracks)])
+    plotting.main([str(run_folder)])
+    recording.main([str(run_folder), "-n", "1"])
+    print(f"Everything is in {run_folder}")

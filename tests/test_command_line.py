@@ -1,0 +1,118 @@
+"""The real commands in a subprocess, as a user types them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def run_command(*arguments: str, cwd: Path, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m sb3_carracing ...` in another folder."""
+    env = {**os.environ, "SDL_VIDEODRIVER": "dummy", "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1", **environment}
+    command = [sys.executable, "-m", "sb3_carracing", *arguments]
+    result = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+    assert not check or result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+def pendulum(*arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    short = ["-params", "n_steps:32", "n_envs:2", "batch_size:32", "n_epochs:2"]
+    return run_command(
+        "train", "--env", "Pendulum-v1", "--eval-freq", "-1", "--seed", "1", *arguments, *short, cwd=cwd, check=check
+    )
+
+
+def test_train_then_resume_goes_on_where_it_was(tmp_path: Path) -> None:
+    from sb3_carracing import BetaPPO
+
+    pendulum("-n", "640", "--save-freq", "320", cwd=tmp_path)
+    run = tmp_path / "logs/beta_ppo/Pendulum-v1_1"
+    config = yaml.unsafe_load((run / "Pendulum-v1/config.yml").read_text())
+    assert dict(config)["gamma"] == 0.9, "the packaged hyperparameters were not read"
+
+    checkpoint = run / "rl_model_320_steps.zip"
+    decaying = ["-n", "640", "-params", "learning_rate:'lin_0.001'", "n_steps:32", "n_envs:2", "batch_size:32"]
+    resumed = run_command("train", "--env", "Pendulum-v1", "--eval-freq", "-1", "-i", str(checkpoint), *decaying, cwd=tmp_path)
+    assert "Resuming at step 320 of 640" in resumed.stdout
+    model = BetaPPO.load(tmp_path / "logs/beta_ppo/Pendulum-v1_2/Pendulum-v1.zip")
+    assert model.num_timesteps == 640
+    # SB3 saves a checkpoint before the update that its last rollout leads to: four of two epochs, then five of ten.
+    assert model._n_updates == 4 * 2 + 5 * 10
+    # The last update sees the progress at its rollout's end: nothing remains.
+    assert model.policy.optimizer.param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-4)
+
+    finished = run_command(
+        "train", "--env", "Pendulum-v1", "-n", "320", "-i", str(checkpoint), "--eval-freq", "-1", cwd=tmp_path, check=False
+    )
+    assert finished.returncode == 2
+    assert "already played 320 steps" in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fly"], "unknown command 'fly'"),
+        (["train", "--env", "CarRacingFats-v3"], "you maybe meant CarRacingFast-v3"),
+        (["train", "--env", "Pendulum-v1", "-i", "nowhere.zip"], "valid path to a .zip file"),
+        (
+            ["train", "--env", "Pendulum-v1", "-params", "policy_kwargs:dict(parameterization='gauss')"],
+            "'exp', 'mode', 'softplus'",
+        ),
+        (
+            ["train", "--env", "Pendulum-v1", "-params", "policy_kwargs:dict(features_extractor_class='vgg')"],
+            "'blog', 'combined', 'flatten'",
+        ),
+        (["evaluate", "logs/none"], "logs"),
+    ],
+)
+def test_bad_input_is_one_clear_sentence(tmp_path: Path, arguments: list[str], message: str) -> None:
+    result = run_command(*arguments, cwd=tmp_path, check=False)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_help_lists_every_command(tmp_path: Path) -> None:
+    from sb3_carracing.__main__ import OWN_COMMANDS, ZOO_COMMANDS
+
+    usage = run_command("--help", cwd=tmp_path).stdout
+    assert all(command in usage for command in [*OWN_COMMANDS, *ZOO_COMMANDS])
+
+
+@pytest.mark.slow
+def test_every_hyperparameter_entry_trains(tmp_path: Path) -> None:
+    """One rollout and update of each packaged entry through the real command."""
+    entries = yaml.safe_load((REPOSITORY / "hyperparams/beta_ppo.yml").read_text())
+    for env_id in entries:
+        env_id = "Acrobot-v1" if env_id == "default" else env_id
+        small = ["n_envs:2", "n_steps:16", "batch_size:16", "n_epochs:1"]
+        run_command("train", "--env", env_id, "-n", "32", "--eval-freq", "-1", "-params", *small, cwd=tmp_path)
+        assert (tmp_path / f"logs/beta_ppo/{env_id}_1/{env_id}.zip").is_file()
+
+
+@pytest.mark.slow
+def test_wheel_brings_its_data(tmp_path: Path) -> None:
+    """The built wheel finds its hyperparameters from another folder."""
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(REPOSITORY)],
+        check=True,
+        capture_output=True,
+    )
+    wheel = next(tmp_path.glob("*.whl"))
+    site = tmp_path / "site"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", site, wheel], check=True)
+    code = (
+        "import sb3_carracing.data as d; f = d.hyperparams_file('beta_ppo'); "
+        "assert f and f.is_relative_to(d._PACKAGE), f; print(f)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(site)}, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert str(site) in result.stdout

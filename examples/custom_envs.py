@@ -1,0 +1,8 @@
+"""The hook for rl-zoo3's own command line: it imports a module of this name before it reads its arguments.
+
+PYTHONPATH=examples python -m rl_zoo3.train --algo beta_ppo --env CarRacingFast-v3 -conf hyperparams/beta_ppo.yml
+"""
+
+import sb3_carracing.zoo.register
+
+sb3_carracing.zoo.register.register()

@@ -15,10 +15,10 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.box2d import car_racing as stock
 from gymnasium.utils import EzPickle
-from numpy.typing import NDArray
 
-Picture = NDArray[np.uint8]
-"""(96, 96, 3) in colour or (96, 96) in grey."""
+from sb3_carracing.envs.camera import Camera
+from sb3_carracing.envs.fast_car import TileContacts
+from sb3_carracing.envs.renderer import Picture as Picture
 
 MAX_FRAMES = 1000
 """Frames after which an episode is truncated; gymnasium's registration of `CarRacing-v3` says the same."""
@@ -165,9 +165,8 @@ class CarRacing(stock.CarRacing):
             no_progress_reward=finite_number("no_progress_reward", no_progress_reward),
             off_road_frames=whole_number("off_road_frames", off_road_frames, 0),
         )
+        self._rule_sees_green = grass_rule == "green" and grass_penalty > 0
         self.renderer = one_of("renderer", renderer, RENDERERS)
-        if self.renderer == "fast":
-            raise NotImplementedError("renderer='fast' is not built yet: pass renderer='stock'")
         super().__init__(render_mode, verbose, lap_complete_percent, domain_randomize, continuous)
         EzPickle.__init__(
             self,
@@ -182,6 +181,7 @@ class CarRacing(stock.CarRacing):
         self.set_view(frame_skip=frame_skip, grayscale=grayscale)
         self._start_counting()
         self._inside_frame = False
+        self._camera: Camera | None = None
 
     def set_view(self, *, frame_skip: int | None = None, grayscale: bool | None = None) -> None:
         """Change what a step and an observation are, before the first reset; None leaves one as it is.
@@ -228,7 +228,7 @@ class CarRacing(stock.CarRacing):
         self._score = 0.0
         self._off_road_run = 0
         self._progress = Progress(self.rules.no_progress_frames) if self.rules.no_progress_frames else None
-        self._rgb: Picture | None = None
+        self._drawn: Picture | None = None
         self._drawn_score = 0.0
 
     def _first_step(self) -> tuple[Picture, SupportsFloat, bool, bool, dict[str, Any]]:
@@ -245,7 +245,7 @@ class CarRacing(stock.CarRacing):
 
     def _stock_frame(self, action: Any) -> tuple[float, bool, dict[str, Any]]:
         """Play one frame as gymnasium does, drawing nothing: its reward, whether it terminated, its info."""
-        self._rgb = None
+        self._drawn = None
         self._inside_frame = True
         try:
             _, reward, terminated, _, info = super().step(action)
@@ -291,6 +291,24 @@ class CarRacing(stock.CarRacing):
             stopped_by = "no_progress"
         return stopped_by
 
+    def _create_track(self) -> bool:
+        made: bool = super()._create_track()  # type: ignore[no-untyped-call]
+        if made:
+            self._follow_track()
+        return made
+
+    def _follow_track(self) -> None:
+        """Draw the new track for our renderer and have its tiles' contacts reported."""
+        on_touch = None
+        if self.renderer == "fast":
+            if self._camera is None:
+                self._camera = Camera(grayscale=self.grayscale and not self._rule_sees_green)
+            self._camera.start(self)
+            on_touch = self._camera.touch
+        # Box2D does not own its listener: the world's Python object has to keep it alive.
+        self.world.contactListener_bug_workaround = TileContacts(self, on_touch)
+        self.world.contactListener = self.world.contactListener_bug_workaround
+
     def _render(self, mode: str) -> Any:
         """Make the picture that gymnasium asks for; inside a frame nobody has asked yet whether it will be seen."""
         if mode != "state_pixels":
@@ -301,14 +319,23 @@ class CarRacing(stock.CarRacing):
             return None
         if self.car is None:
             return None
-        return to_gray(self._picture()) if self.grayscale else self._picture()
+        picture = self._picture()
+        return to_gray(picture) if self.grayscale and picture.ndim == 3 else picture
 
     def _picture(self) -> Picture:
-        """Return this frame's picture in colour (96, 96, 3), drawn at most once."""
-        if self._rgb is None:
-            score, self.reward = self.reward, self._drawn_score
-            try:
-                self._rgb = super()._render("state_pixels")
-            finally:
-                self.reward = score
-        return self._rgb
+        """Return this frame's picture, drawn at most once: in colour unless our renderer may draw grey directly."""
+        if self._drawn is None:
+            self._drawn = self._fast_picture() if self._camera is not None else self._stock_picture()
+        return self._drawn
+
+    def _fast_picture(self) -> Picture:
+        assert self._camera is not None
+        return self._camera.take(self.car, self.t, self._drawn_score)
+
+    def _stock_picture(self) -> Picture:
+        score, self.reward = self.reward, self._drawn_score
+        try:
+            picture: Picture = super()._render("state_pixels")
+        finally:
+            self.reward = score
+        return picture

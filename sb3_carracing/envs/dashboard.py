@@ -1,0 +1,170 @@
+"""The black strip under CarRacing's picture: speed, wheels, steering, turning and the score's digits.
+
+Gymnasium draws it into a 1000 x 800 window and shrinks that to 96 x 96; the strip is 1000 x 100 window pixels then and
+12 x 96 picture pixels here. Bars end on whole window pixels and scores are whole numbers, so that every state of a bar
+and every score is shrunk once and looked up from then on.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import pygame
+from numpy.typing import NDArray
+
+Strip = NDArray[np.uint8]
+"""(12, width, 3) in colour or (12, width) in grey."""
+
+ROWS, COLUMNS = 12, 96  # picture pixels
+WINDOW_ROWS, WINDOW_COLUMNS = 100, 1000  # window pixels
+WINDOW_ABOVE = 700  # window rows above the dashboard
+
+BAR = 25  # window pixels: a bar's place
+FOOT = 780  # window row on which the upright bars stand
+UPRIGHT = (  # place, window pixels of height at value 1, colour: speed of the car, rotation of the four wheels
+    (5, 0.4, (255, 255, 255)),
+    (7, 0.2, (0, 0, 255)),
+    (8, 0.2, (0, 0, 255)),
+    (9, 0.2, (51, 0, 255)),
+    (10, 0.2, (51, 0, 255)),
+)
+STEERING = (500, -250.0, (0, 255, 0))  # window column of value 0, window pixels a radian, colour
+TURNING = (750, -20.0, (255, 0, 0))  # likewise, window pixels a radian/s
+REACH = 250  # window pixels that these two may grow to either side
+SIDEWAYS_ROWS = (720, 761)  # window rows that they cover
+VISIBLE = 1e-4  # a value must be above it to be drawn
+
+SCORE_COLUMNS = 12
+SCORE_CENTRE = (60, 50)  # window pixels, in the strip
+SCORE_FONT = 42
+
+GRAY = np.array([0.299, 0.587, 0.114])
+"""Weights of R, G and B in grey (ITU-R BT.601; OpenCV's)."""
+
+
+@lru_cache(maxsize=1)
+def shrinking_loss() -> int:
+    """Return by how many levels pygame's smoothscale darkens an even surface: it rounds down in both directions."""
+    window = pygame.Surface((WINDOW_COLUMNS, 800))
+    window.fill((128, 128, 128))
+    return 128 - int(pygame.transform.smoothscale(window, (96, 96)).get_at((48, 48))[0])
+
+
+def darkened(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return colours (..., 3), 0 to 255, as whole levels that they have after gymnasium's shrinking."""
+    colors: NDArray[np.float64] = np.maximum(np.trunc(rgb) - shrinking_loss(), 0.0)
+    return colors
+
+
+class UprightBar(NamedTuple):
+    """A bar that grows up from row `FOOT`, or down for a negative value."""
+
+    scale: float
+    columns: slice
+    strips: list[Strip]  # by the window row in the strip at which the bar ends
+
+
+class SidewaysBar(NamedTuple):
+    """A bar that grows to either side of window column `zero`."""
+
+    zero: int
+    scale: float
+    strips: list[tuple[slice, Strip]]  # by the window column at which the bar ends, from zero - REACH on
+
+
+class Dashboard:
+    """Draws dashboards into pictures.
+
+    Args:
+        grayscale: one channel instead of three.
+    """
+
+    def __init__(self, *, grayscale: bool) -> None:
+        self.grayscale = grayscale
+        self._upright = _upright_bars(grayscale)
+        self._steering, self._turning = _sideways_bars(grayscale)
+
+    def draw(self, strip: Strip, upright: Sequence[float], steering: float, turning: float, score: float) -> None:
+        """Draw over all of `strip` (12, 96) or (12, 96, 3).
+
+        Args:
+            strip: the picture's last rows.
+            upright: speed [units/s] and rotation of the four wheels [rad/s].
+            steering: angle of the front left wheel against the hull [rad].
+            turning: angular velocity of the hull [rad/s].
+            score: shown without decimals.
+        """
+        strip.fill(0)
+        for bar, value in zip(self._upright, upright, strict=True):
+            if abs(value) > VISIBLE:
+                end = int(FOOT - bar.scale * value) - WINDOW_ABOVE
+                strip[:, bar.columns] += bar.strips[min(max(end, 0), WINDOW_ROWS - 1)]
+        for side, value in ((self._steering, steering), (self._turning, turning)):
+            if abs(value) > VISIBLE:
+                end = int(side.zero + side.scale * value) - side.zero + REACH
+                columns, part = side.strips[min(max(end, 0), len(side.strips) - 1)]
+                strip[:, columns] = part
+        strip[:, :SCORE_COLUMNS] = _score(f"{score:04.0f}", self.grayscale)
+
+
+def _coverage(first: int, end: int, pixels: int, window_pixels: int) -> NDArray[np.float64]:
+    """Return which share of each picture pixel (pixels,) the window pixels from `first` up to `end` cover."""
+    edges = np.linspace(0, window_pixels, pixels + 1)
+    covered: NDArray[np.float64] = np.minimum(edges[1:], end) - np.maximum(edges[:-1], first)
+    return np.maximum(covered, 0.0) * (pixels / window_pixels)
+
+
+def _blend(rows: NDArray[np.float64], columns: NDArray[np.float64], color: Sequence[int], grayscale: bool) -> Strip:
+    """Return a rectangle of `color` on black, from the shares of each row and each column that it covers."""
+    rgb = darkened(np.array(color, np.float64))
+    shares = np.outer(rows, columns)
+    levels = shares * (rgb @ GRAY) if grayscale else shares[..., None] * rgb
+    return np.rint(levels).astype(np.uint8)
+
+
+@lru_cache(maxsize=2)
+def _upright_bars(grayscale: bool) -> list[UprightBar]:
+    bars = []
+    foot = FOOT - WINDOW_ABOVE
+    for i, (place, scale, color) in enumerate(UPRIGHT):
+        # A bar covers its last window column too, but for the ones that the next bar is drawn over.
+        last = (place + 1) * BAR + (i in (0, len(UPRIGHT) - 1))
+        across = _coverage(place * BAR, last, COLUMNS, WINDOW_COLUMNS)
+        columns = slice(int(np.flatnonzero(across)[0]), int(np.flatnonzero(across)[-1]) + 1)
+        strips = []
+        for end in range(WINDOW_ROWS):
+            along = _coverage(min(end, foot), max(end, foot) + 1, ROWS, WINDOW_ROWS)
+            strips.append(_blend(along, across[columns], color, grayscale))
+        bars.append(UprightBar(scale, columns, strips))
+    return bars
+
+
+@lru_cache(maxsize=2)
+def _sideways_bars(grayscale: bool) -> tuple[SidewaysBar, SidewaysBar]:
+    first, end_row = (row - WINDOW_ABOVE for row in SIDEWAYS_ROWS)
+    rows = _coverage(first, end_row, ROWS, WINDOW_ROWS)
+
+    def bar(zero: int, scale: float, color: Sequence[int]) -> SidewaysBar:
+        strips = []
+        for end in range(zero - REACH, min(zero + REACH + 1, WINDOW_COLUMNS)):
+            across = _coverage(min(end, zero), max(end, zero) + 1, COLUMNS, WINDOW_COLUMNS)
+            columns = slice(int(np.flatnonzero(across)[0]), int(np.flatnonzero(across)[-1]) + 1)
+            strips.append((columns, _blend(rows, across[columns], color, grayscale)))
+        return SidewaysBar(zero, scale, strips)
+
+    return bar(*STEERING), bar(*TURNING)
+
+
+@lru_cache(maxsize=4096)
+def _score(text: str, grayscale: bool) -> Strip:
+    """Return the digits (12, 12) or (12, 12, 3), written and shrunk by pygame as gymnasium does it."""
+    pygame.font.init()
+    font = pygame.font.Font(pygame.font.get_default_font(), SCORE_FONT)
+    digits = font.render(text, True, (255, 255, 255), (0, 0, 0))
+    place = digits.get_rect()
+    place.center = SCORE_CENTRE
+    corner = pygame.Surface((SCORE_COLUMNS * WINDOW_COLUMNS // COLUMNS, WINDOW_ROWS))
+    corner.blit(digits, place)
+    rgb = pygame.surfarray.array3d(pygame.transform.smoothscale(corner, (SCORE_COLUMNS, ROWS))).transpose(1, 0, 2)
+    return np.rint(rgb @ GRAY).astype(np.uint8) if grayscale else np.ascontiguousarray(rgb)

@@ -1,0 +1,235 @@
+"""CarRacing's picture for agents, more than a hundred times faster than gymnasium draws it.
+
+Gymnasium draws every polygon of track and field into a 1000 x 800 window, each frame anew, and shrinks it to 96 x 96.
+Here field and road are drawn once an episode into a texture seen from above; a picture is one warp of that texture,
+with the car drawn over it in a small enlarged patch and a dashboard put together from ready-made strips. Camera, zoom,
+outlines and colours are gymnasium's; this module knows neither gymnasium nor Box2D, only numbers.
+
+Lengths are in gymnasium's world units unless a name or a comment says window pixels, picture pixels or texels.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sb3_carracing.envs.dashboard import GRAY, Dashboard, darkened
+
+Picture = NDArray[np.uint8]
+"""(96, 96, 3) in colour or (96, 96) in grey."""
+Color = Sequence[float] | NDArray[np.float64]
+"""(3,) RGB, 0 to 255."""
+
+SIZE = 96  # picture pixels a side
+ROAD_ROWS = 84  # picture rows above the dashboard
+WINDOW = (1000, 800)  # window pixels, shrunk to the picture
+CAMERA = (500.0, 200.0)  # where the car stands: window pixels from the left and from below
+FIRST_ZOOM, FINAL_ZOOM = 0.6, 16.2  # window pixels a unit at time 0, and from one second on
+
+FIELD = 2000.0 / 6.0  # half the field's side
+TEXELS = 2000  # a side of the texture: 3 a unit, where linear interpolation blurs as much as the shrinking does
+PER_UNIT = TEXELS / (2 * FIELD)
+PATCH_OF_GRASS = TEXELS // 40  # texels; every second patch is coloured, in both directions
+OVERFILL = 0.4  # texels that cv2 fills beyond a polygon's edge
+FRACTION_BITS = 6  # of the polygons' fixed-point corners
+COARSEST = 4  # times that the texture is halved for the opening, which shows the whole field
+
+CAR_UNIT = 0.02
+"""Of the outlines below: points x + iy in the car's own frame, y ahead, and turned over, as picture rows go down."""
+WHEEL_CENTRES = np.conj([-55 + 80j, 55 + 80j, -55 - 82j, 55 - 82j]) * CAR_UNIT
+WHEEL_CORNERS = np.conj([-14 + 27j, 14 + 27j, 14 - 27j, -14 - 27j]) * CAR_UNIT
+STRIPE_TURN = 1.2  # radians of a wheel's rim that are lighter
+HULL = [
+    np.conj(outline) * CAR_UNIT
+    for outline in (
+        [-60 + 130j, 60 + 130j, 60 + 110j, -60 + 110j],
+        [-15 + 120j, 15 + 120j, 20 + 20j, -20 + 20j],
+        [25 + 20j, 50 - 10j, 50 - 40j, 20 - 90j, -20 - 90j, -50 - 40j, -50 - 10j, -25 + 20j],
+        [-50 - 120j, 50 - 120j, 50 - 90j, -50 - 90j],
+    )
+]
+WHEEL_COLOR, STRIPE_COLOR, HULL_COLOR = (0, 0, 0), (77, 77, 77), (204, 0, 0)
+
+CAR_ROWS, CAR_COLUMNS = slice(66, 78), slice(45, 51)  # picture pixels that the car can cover
+CELLS = (60, 96)  # columns and rows of these pixels enlarged: 10 x 8 cells a pixel
+CELLS_PER_WINDOW_PIXEL = 0.96  # the same across and down
+CAR_CELL = 30 + 48j  # where the car stands, from the left and from above
+
+
+class CarView(NamedTuple):
+    """What a picture shows of the car, its instruments and the episode."""
+
+    time: float  # since reset [s]
+    x: float
+    y: float
+    angle: float  # [rad]
+    wheel_angles: Sequence[float]  # (4,) against the hull [rad]: front left and right, rear left and right
+    wheel_phases: Sequence[float]  # (4,) rotation [rad]
+    wheel_speeds: Sequence[float]  # (4,) [rad/s]
+    speed: float
+    turning: float  # angular velocity [rad/s]
+    score: float
+
+
+class Renderer:
+    """Draws the pictures of one episode after another.
+
+    Args:
+        grayscale: draw one channel, in colours converted by 0.299 R + 0.587 G + 0.114 B.
+    """
+
+    def __init__(self, *, grayscale: bool = False) -> None:
+        self.grayscale = grayscale
+        self._channels = () if grayscale else (3,)
+        self._levels = [np.zeros((TEXELS, TEXELS, *self._channels), np.uint8)]
+        self._polygons = np.zeros((0, 4, 2), np.int32)
+        self._dashboard = Dashboard(grayscale=grayscale)
+        self._stripe_color, self._hull_color, self._road_color = self._colors([STRIPE_COLOR, HULL_COLOR, (0, 0, 0)])
+
+    def start(
+        self,
+        polygons: NDArray[np.float64],
+        colors: Sequence[Color],
+        *,
+        road_color: Color,
+        field_color: Color,
+        grass_color: Color,
+    ) -> None:
+        """Draw the texture of a new track.
+
+        Args:
+            polygons: (n, 4, 2), in drawing order: left and right at a tile's one end, right and left at its other.
+            colors: (n, 3) of the polygons.
+            road_color: of a polygon after `touch`.
+            field_color: of the field around the road.
+            grass_color: of the patches on the field.
+        """
+        field, grass, self._road_color = self._colors([field_color, grass_color, road_color])
+        del self._levels[1:]
+        texture = self._levels[0]
+        _paint_field(texture, field, grass)
+        self._polygons = _in_texels(polygons)
+        for polygon, color in zip(self._polygons, self._colors(colors), strict=True):
+            cv2.fillConvexPoly(texture, polygon, color, cv2.LINE_8, FRACTION_BITS)
+
+    def touch(self, index: int) -> None:
+        """Give polygon `index` the road's colour, as gymnasium does once the car has touched a tile."""
+        cv2.fillConvexPoly(self._levels[0], self._polygons[index], self._road_color, cv2.LINE_8, FRACTION_BITS)
+
+    def draw(self, view: CarView) -> Picture:
+        """Return a new picture."""
+        picture = np.empty((SIZE, SIZE, *self._channels), np.uint8)
+        zoom = FIRST_ZOOM * max(1.0 - view.time, 0.0) + FINAL_ZOOM * min(view.time, 1.0)
+        self._draw_road(picture[:ROAD_ROWS], view, zoom)
+        self._draw_car(picture[CAR_ROWS, CAR_COLUMNS], view, zoom)
+        speeds = (view.speed, *view.wheel_speeds)
+        self._dashboard.draw(picture[ROAD_ROWS:], speeds, view.wheel_angles[0], view.turning, view.score)
+        return picture
+
+    def _colors(self, colors: Sequence[Color]) -> list[list[float]]:
+        """Turn RGB colours (n, 3) into the texture's: as dark as shrinking leaves them, one channel or three."""
+        rgb = darkened(np.asarray(colors, np.float64))
+        levels: list[list[float]] = np.rint(rgb @ GRAY[:, None] if self.grayscale else rgb).tolist()
+        return levels
+
+    def _level(self, level: int) -> Picture:
+        """Return the texture halved `level` times, made when the episode first asks for it."""
+        for halved in range(len(self._levels), level + 1):
+            side = TEXELS >> halved
+            finer = self._levels[halved - 1]
+            self._levels.append(np.asarray(cv2.resize(finer, (side, side), interpolation=cv2.INTER_AREA), np.uint8))
+        return self._levels[level]
+
+    def _draw_road(self, picture: Picture, view: CarView, zoom: float) -> None:
+        if zoom == FINAL_ZOOM:
+            _warp(self._levels[0], picture, view, zoom, finer=1)
+            return
+        level = min(int(math.log2(FINAL_ZOOM / zoom)), COARSEST)
+        twice = np.empty((2 * ROAD_ROWS, 2 * SIZE, *self._channels), np.uint8)
+        _warp(self._level(level), twice, view, zoom, finer=2)
+        cv2.resize(twice, (SIZE, ROAD_ROWS), picture, interpolation=cv2.INTER_AREA)
+
+    def _draw_car(self, part: Picture, view: CarView, zoom: float) -> None:
+        """Draw wheels and hull over `part` of a picture, enlarged, and shrink it again: that smooths their edges."""
+        cells = cv2.resize(part, CELLS, interpolation=cv2.INTER_NEAREST)
+        wheels, stripes = _wheels(view, zoom)
+        cv2.fillPoly(cells, wheels, WHEEL_COLOR)
+        if stripes:
+            cv2.fillPoly(cells, stripes, self._stripe_color)
+        for outline in FINAL_HULL if zoom == FINAL_ZOOM else _hull(zoom):
+            cv2.fillConvexPoly(cells, outline, self._hull_color)
+        part[:] = cv2.resize(cells, part.shape[1::-1], interpolation=cv2.INTER_AREA)
+
+
+def _paint_field(texture: Picture, field: list[float], grass: list[float]) -> None:
+    period = 2 * PATCH_OF_GRASS
+    channels = texture.shape[2:]
+    rows = np.empty((period, TEXELS // period, period, *channels), np.uint8)
+    rows[:] = field
+    rows[:PATCH_OF_GRASS, :, :PATCH_OF_GRASS] = grass
+    texture.reshape(TEXELS // period, *rows.shape)[:] = rows
+
+
+def _in_texels(polygons: NDArray[np.float64]) -> NDArray[np.int32]:
+    """Return fixed-point corners (n, 4, 2) in the texture, each moved inwards across the road by what cv2 overfills."""
+    corners = (np.asarray(polygons, np.float64).reshape(-1, 4, 2) + FIELD) * PER_UNIT - 0.5
+    across = corners[:, [1, 0, 3, 2]] - corners
+    lengths = np.linalg.norm(across, axis=2, keepdims=True)
+    corners += across * (OVERFILL / np.maximum(lengths, 2 * OVERFILL))
+    return np.rint(corners * (1 << FRACTION_BITS)).astype(np.int32)
+
+
+def _warp(texture: Picture, picture: Picture, view: CarView, zoom: float, finer: int) -> None:
+    """Fill `picture`, whose pixels are `finer` times as fine as the final ones, with what the camera sees."""
+    per_unit = len(texture) / (2 * FIELD)
+    scale = per_unit / zoom  # texels a window pixel
+    right, down = WINDOW[0] / (SIZE * finer), WINDOW[1] / (SIZE * finer)  # window pixels a pixel
+    cos, sin = scale * math.cos(view.angle), scale * math.sin(view.angle)
+    left = 0.5 * right - CAMERA[0]
+    top = WINDOW[1] - 0.5 * down - CAMERA[1]
+    matrix = np.array(
+        (
+            (cos * right, sin * down, cos * left - sin * top + (view.x + FIELD) * per_unit - 0.5),
+            (sin * right, -cos * down, sin * left + cos * top + (view.y + FIELD) * per_unit - 0.5),
+        )
+    )
+    size = (picture.shape[1], picture.shape[0])
+    cv2.warpAffine(texture, matrix, size, picture, cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+
+
+def _in_cells(points: NDArray[np.complex128], zoom: float) -> NDArray[np.int32]:
+    """Return whole cells (..., 2) of points (...,) in the car's frame."""
+    cells = CAR_CELL + points * (zoom * CELLS_PER_WINDOW_PIXEL)
+    return cells.view(np.float64).reshape(*points.shape, 2).astype(np.int32)
+
+
+def _hull(zoom: float) -> list[NDArray[np.int32]]:
+    return [_in_cells(np.asarray(outline, np.complex128), zoom) for outline in HULL]
+
+
+FINAL_HULL = _hull(FINAL_ZOOM)
+
+
+def _stripe(phase: float) -> list[complex] | None:
+    """Return the corners of a wheel's lighter stripe as far as it is on the upper side, or None."""
+    sin_1, sin_2 = math.sin(phase), math.sin(phase + STRIPE_TURN)
+    if sin_1 > 0 and sin_2 > 0:
+        return None
+    cos_1, cos_2 = math.cos(phase), math.cos(phase + STRIPE_TURN)
+    half, front = WHEEL_CORNERS[1].real, -WHEEL_CORNERS[1].imag
+    first = -front * (math.copysign(1.0, cos_1) if sin_1 > 0 else cos_1)
+    last = -front * (math.copysign(1.0, cos_2) if sin_2 > 0 else cos_2)
+    return [complex(-half, first), complex(half, first), complex(half, last), complex(-half, last)]
+
+
+def _wheels(view: CarView, zoom: float) -> tuple[list[NDArray[np.int32]], list[NDArray[np.int32]]]:
+    """Return the outlines in cells of the four wheels and of their visible stripes."""
+    stripes = [_stripe(phase) for phase in view.wheel_phases]
+    shapes = np.array([WHEEL_CORNERS] * 4 + [stripe or WHEEL_CORNERS for stripe in stripes])
+    turns = np.exp(-1j * np.array(view.wheel_angles))
+    points = np.concatenate([WHEEL_CENTRES] * 2)[:, None] + np.concatenate([turns] * 2)[:, None] * shapes
+    outlines = _in_cells(points, zoom)
+    return list(outlines[:4]), [outline for outline, stripe in zip(outlines[4:], stripes, strict=True) if stripe]

@@ -1,0 +1,320 @@
+"""Callbacks that write what rl-zoo3 does not: progress.csv, the live line, evaluations.csv and the best agent.
+
+Any SB3 model takes them, and a rl-zoo3 YAML by dotted path with keywords. They write to `run_dir`, or where that is
+None, to the logger's folder. A run that goes on (`num_timesteps` above 0 at its start) appends to its files; a run that
+begins anew beside older files renames those.
+"""
+
+import copy
+import csv
+import functools
+import os
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import CSVOutputFormat
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from tqdm import tqdm
+
+from sb3_carracing.evaluation import (
+    N_TEST_TRACKS,
+    TEST_SEED,
+    VALIDATION_SEED,
+    EnvFactory,
+    VecWrapper,
+    check_actions,
+    check_pipeline,
+    evaluate,
+    pipeline_env,
+    summarize,
+)
+from sb3_carracing.runs import Pipeline, next_free, read_run
+
+
+class _RunCallback(BaseCallback):
+    """Knows the run's folder and counts physics frames.
+
+    The count is kept as `model.num_frames`, so that it is saved with the model and a resumed run counts on. Where the
+    environment does not report `frames`, a step is one.
+    """
+
+    run_dir: Path | None = None
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self.run_dir or self.logger.get_dir() or ".")
+
+    @property
+    def _resumes(self) -> bool:
+        return self.model.num_timesteps > 0
+
+    def _on_training_start(self) -> None:
+        self._start_time = time.perf_counter()
+        steps = self.model.num_timesteps
+        self._frames_before = int(getattr(self.model, "num_frames", steps)) if steps else 0
+        self._frames_of_episode = [0] * self.training_env.num_envs
+        self._frames = self._frames_before
+
+    def _on_step(self) -> bool:
+        for env, (info, done) in enumerate(zip(self.locals["infos"], self.locals["dones"], strict=True)):
+            before = self._frames_of_episode[env]
+            # Monitor below an ActionRepeat counts frames, but tells only at the end.
+            now = info.get("frames") or max(before + 1, info.get("episode", {}).get("l", 0))
+            self._frames += now - before
+            self._frames_of_episode[env] = 0 if done else now
+        self.model.num_frames = self._frames  # type: ignore[attr-defined]
+        return True
+
+
+class ProgressCallback(_RunCallback):
+    """Write progress.csv and show a live line: score, frames per second, time left.
+
+    Logged at the end of every rollout: `rollout/score` (mean raw score of the last 100 episodes; with an environment
+    that reports none, of Monitor's returns), `rollout/running_score` (the blog's 0.99 old + 0.01 new, from 0),
+    `rollout/episodes`, `time/frames`, `time/frames_per_second`.
+
+    Args:
+        write_csv: write progress.csv.
+        live_line: show the line; where the output is no terminal, every half minute.
+    """
+
+    def __init__(self, write_csv: bool = True, live_line: bool = True) -> None:
+        super().__init__()
+        self._write_csv = write_csv
+        self._live_line = live_line
+        self._csv: _AppendingCsv | None = None
+        self._line: Any = None
+
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        self._scores: deque[float] = deque(maxlen=100)
+        self._running_score = 0.0
+        self._n_episodes = 0
+        if self._write_csv:
+            self._csv = _AppendingCsv(_log_file(self._folder, "progress.csv", self._resumes))
+            self.logger.output_formats.append(self._csv)
+        self._line = tqdm(
+            total=self.locals["total_timesteps"],
+            initial=self.model.num_timesteps,
+            mininterval=0.5 if sys.stderr.isatty() else 30.0,
+            dynamic_ncols=True,
+            bar_format="{percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt} steps{postfix} | {remaining} left",
+            disable=not self._live_line,
+        )
+
+    def _on_step(self) -> bool:
+        super()._on_step()
+        for info, done in zip(self.locals["infos"], self.locals["dones"], strict=True):
+            score = info.get("score", info.get("episode", {}).get("r"))
+            if done and score is not None:
+                self._scores.append(float(score))
+                self._running_score = 0.99 * self._running_score + 0.01 * float(score)
+                self._n_episodes += 1
+        self._line.set_postfix_str(self._status(), refresh=False)
+        self._line.update(self.training_env.num_envs)
+        return True
+
+    def _on_rollout_end(self) -> None:
+        if self._scores:
+            self.logger.record("rollout/score", float(np.mean(self._scores)))
+            self.logger.record("rollout/running_score", self._running_score)
+        self.logger.record("rollout/episodes", self._n_episodes, exclude="tensorboard")
+        self.logger.record("time/frames", self._frames)
+        self.logger.record("time/frames_per_second", round(self._frames_per_second()))
+
+    def _on_training_end(self) -> None:
+        if self._csv is not None:
+            # SB3 logs before an update, so the last update's losses are still waiting; rl-zoo3 calls this twice.
+            if self.logger.name_to_value:
+                self.logger.record("time/total_timesteps", self.model.num_timesteps, exclude="tensorboard")
+                self.logger.record("time/frames", self._frames)
+                self.logger.dump(self.model.num_timesteps)
+            if self._csv in self.logger.output_formats:
+                self.logger.output_formats.remove(self._csv)
+            self._csv.close()
+            self._csv = None
+        if self._line is not None:
+            self._line.close()
+
+    def _frames_per_second(self) -> float:
+        return (self._frames - self._frames_before) / max(time.perf_counter() - self._start_time, 1e-9)
+
+    def _status(self) -> str:
+        score = f"score {self._scores[-1]:.0f}, last 100 {np.mean(self._scores):.1f}" if self._scores else "score -"
+        return f"episode {self._n_episodes} | {score} | {self._frames_per_second():,.0f} frames/s"
+
+
+class ValidationCallback(_RunCallback):
+    """Play the same validation tracks every so many frames, write evaluations.csv and keep best_model.zip.
+
+    Logs `eval/mean_score`, `eval/laps_finished` and `eval/best_mean_score`. Within a run of rl-zoo3 the environment is
+    the run's own, without what is for training only; elsewhere the training environment's id, or `make_env`.
+
+    Args:
+        every_frames: physics frames between two validations; one more is played at the end of the training.
+        n_episodes: tracks.
+        first_seed: of the tracks; the test tracks are refused.
+        stock: drive gymnasium's CarRacing-v3 with the run's views around it, instead of the run's own id.
+        actions: see `evaluate`.
+        n_envs: processes, see `evaluate`.
+        make_env: factory of the environment, instead of the above.
+
+    Raises:
+        ValueError: a number is out of range; at the start of the training, if the environment does not fit the agent.
+    """
+
+    def __init__(
+        self,
+        every_frames: int,
+        n_episodes: int = 5,
+        first_seed: int = VALIDATION_SEED,
+        stock: bool = False,
+        actions: str = "deterministic",
+        n_envs: int = 1,
+        make_env: EnvFactory | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("every_frames", every_frames), ("n_episodes", n_episodes), ("n_envs", n_envs)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        self._seeds = range(first_seed, first_seed + n_episodes)
+        if set(self._seeds) & set(range(TEST_SEED, TEST_SEED + N_TEST_TRACKS)):
+            raise ValueError(f"first_seed {first_seed} takes test tracks, which are for the final evaluation only")
+        self._every_frames = every_frames
+        self._stock = stock
+        self._actions = actions
+        self._n_envs = n_envs
+        self._make_env = make_env
+
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        check_actions(self.model, self._actions)
+        self._factory, self._wrap_vec_env, self._statistics = self._environment()
+        if self._statistics is not None:
+            self._save_statistics(self._statistics)
+        check_pipeline(self.model, self._factory, self._wrap_vec_env)
+        self._best_file = _log_file(self._folder, "best_model.zip", self._resumes)
+        self._file = _log_file(self._folder, "evaluations.csv", self._resumes)
+        self._best_mean = _best_in(self._file)
+        self._last_frames = self._frames
+
+    def _on_step(self) -> bool:
+        super()._on_step()
+        if self._frames // self._every_frames > self._last_frames // self._every_frames:
+            self._validate()
+        return True
+
+    def _on_training_end(self) -> None:
+        # Not after Ctrl-C: whoever presses it wants the prompt back.
+        completed = self.model.num_timesteps >= self.locals["total_timesteps"]
+        if completed and self._frames > self._last_frames:
+            self._validate()
+            self.logger.dump(self.model.num_timesteps)
+
+    def _environment(self) -> tuple[EnvFactory, VecWrapper | None, Path | None]:
+        """Return the environment's factory, what wraps it when vectorised, and where that reads VecNormalize's file."""
+        if self._make_env is None and self.run_dir is not None:
+            pipeline = read_run(self.run_dir).pipeline
+            return pipeline_env(pipeline, stock=self._stock), pipeline.wrap_vec_env, pipeline.normalize
+        normalize = self.model.get_vec_normalize_env()
+        wrap = functools.partial(_normalize_alike, normalize) if normalize is not None else None
+        return self._make_env or self._factory_like_training(), wrap, None
+
+    def _factory_like_training(self) -> EnvFactory:
+        spec = self.training_env.get_attr("spec")[0]
+        if spec is None:
+            raise ValueError("the training environment has no id: pass make_env to ValidationCallback")
+        kwargs = {key: value for key, value in spec.kwargs.items() if key != "render_mode"}
+        return pipeline_env(Pipeline(spec.id, kwargs), stock=self._stock)
+
+    def _validate(self) -> None:
+        start = time.perf_counter()
+        if self._statistics is not None:
+            self._save_statistics(self._statistics)
+        results = evaluate(
+            self.model,
+            self._factory,
+            self._seeds,
+            actions=self._actions,
+            n_envs=self._n_envs,
+            wrap_vec_env=self._wrap_vec_env,
+        )
+        self._last_frames = self._frames
+        summary = summarize(results)
+        row = {
+            "frames": self._frames,
+            "steps": self.model.num_timesteps,
+            "seconds": round(time.perf_counter() - self._start_time, 1),
+            "mean": summary.mean,
+            "std": summary.std,
+            "median": summary.median,
+            "min": summary.min,
+            "laps_finished": summary.laps_finished,
+            "validation_seconds": round(time.perf_counter() - start, 1),
+        }
+        _append_row(self._file, row)
+        best = summary.mean > self._best_mean
+        if best:
+            self._best_mean = summary.mean
+            self.model.save(self._best_file)
+        self.logger.record("eval/mean_score", summary.mean)
+        self.logger.record("eval/laps_finished", summary.laps_finished)
+        self.logger.record("eval/best_mean_score", self._best_mean)
+        kept = "the best so far, kept as best_model.zip" if best else f"best {self._best_mean:.1f}"
+        tqdm.write(f"validation at {self._frames:,} frames: {summary.mean:.1f} +- {summary.std:.1f} ({kept})", sys.stderr)
+
+    def _save_statistics(self, file: Path) -> None:
+        normalize = self.model.get_vec_normalize_env()
+        assert normalize is not None
+        file.parent.mkdir(parents=True, exist_ok=True)
+        normalize.save(str(file))
+
+
+class _AppendingCsv(CSVOutputFormat):
+    """SB3's CSV writer, which would empty a file that exists."""
+
+    def __init__(self, file: Path) -> None:
+        self.separator, self.quotechar = ",", '"'
+        self.file = file.open("r+" if file.exists() else "w+")
+        header = self.file.readline()
+        self.keys = header.rstrip("\n").split(",") if header else []
+        self.file.seek(0, os.SEEK_END)
+
+
+def _log_file(folder: Path, name: str, resumes: bool) -> Path:
+    """Return where to write; what an earlier training left there under this name is renamed unless this resumes it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / name
+    if file.exists() and not resumes:
+        file.rename(next_free(file))
+    return file
+
+
+def _append_row(file: Path, row: dict[str, Any]) -> None:
+    new = not file.exists()
+    with file.open("a", newline="") as stream:
+        writer = csv.DictWriter(stream, row)
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def _best_in(file: Path) -> float:
+    if not file.exists():
+        return -np.inf
+    with file.open(newline="") as stream:
+        return max((float(row["mean"]) for row in csv.DictReader(stream)), default=-np.inf)
+
+
+def _normalize_alike(normalize: VecNormalize, venv: VecEnv) -> VecEnv:
+    """Wrap `venv` in a frozen copy of the training's VecNormalize."""
+    twin = copy.deepcopy(normalize)
+    twin.set_venv(venv)
+    twin.training = False
+    twin.norm_reward = False
+    return twin

@@ -1,0 +1,185 @@
+"""Learning curves of one or several runs as PNG files, from the CSV files in their folders alone.
+
+actor_loss, critic_loss, entropy and kl come from progress.csv, evaluation from evaluations.csv (else from rl-zoo3's
+evaluations.npz), score with its 100-episode average from monitor.csv; all.png has them side by side.
+"""
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd  # type: ignore[import-untyped]
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from stable_baselines3.common.monitor import LoadMonitorResultsError, load_results
+
+AVERAGED_EPISODES = 100
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points over frames (steps where a run has no frames), each array of shape (n,); `spread` is a +- band."""
+
+    x: np.ndarray
+    y: np.ndarray
+    spread: np.ndarray | None = None
+    average: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One diagram: its title and what reads its curve from a run folder (None if the run has not got it)."""
+
+    title: str
+    read: Callable[[Path], Curve | None]
+
+
+def _logged(column: str, sign: float = 1.0) -> Callable[[Path], Curve | None]:
+    def read(run: Path) -> Curve | None:
+        table = _table(run / "progress.csv")
+        if table is None or column not in table:
+            return None
+        # An update is logged with the rollout after it, at whose frames it is drawn.
+        rows = table[table[column].notna()]
+        return Curve(_progress_axis(rows), sign * rows[column].to_numpy(float))
+
+    return read
+
+
+def _evaluation(run: Path) -> Curve | None:
+    table = _table(run / "evaluations.csv")
+    if table is not None:
+        return Curve(*(table[column].to_numpy(float) for column in ("frames", "mean", "std")))
+    if not (run / "evaluations.npz").is_file():
+        return None
+    with np.load(run / "evaluations.npz") as saved:
+        returns = saved["results"]
+        return Curve(saved["timesteps"], returns.mean(axis=1), returns.std(axis=1))
+
+
+def _score(run: Path) -> Curve | None:
+    try:
+        episodes = load_results(str(run))
+    except LoadMonitorResultsError:
+        return None
+    if episodes.empty:
+        return None
+    # Monitor's "r" is what the agent is paid, "l" its decisions; runs of ours have the raw score and frames beside it.
+    score = episodes["score" if "score" in episodes else "r"]
+    frames = episodes["frames" if "frames" in episodes else "l"].cumsum()
+    average = score.rolling(AVERAGED_EPISODES, min_periods=1).mean()
+    return Curve(frames.to_numpy(float), score.to_numpy(float), average=average.to_numpy(float))
+
+
+PANELS = {
+    "score": Panel(f"score of every training episode, mean of {AVERAGED_EPISODES}", _score),
+    "evaluation": Panel("evaluation return, mean +- std", _evaluation),
+    "actor_loss": Panel("actor loss", _logged("train/policy_gradient_loss")),
+    "critic_loss": Panel("critic loss", _logged("train/value_loss")),
+    "entropy": Panel("entropy", _logged("train/entropy_loss", sign=-1.0)),
+    "kl": Panel("approximate KL divergence", _logged("train/approx_kl")),
+}
+"""Every diagram by the name of its file."""
+
+
+def plot_runs(runs: Sequence[str | Path], folder: str | Path) -> list[Path]:
+    """Draw every diagram that any run has data for, and all of them together; return the files.
+
+    Raises:
+        ValueError: a folder does not exist, or none holds anything to draw.
+    """
+    folders = [Path(run) for run in runs]
+    for run in folders:
+        if not run.is_dir():
+            raise ValueError(f"there is no run folder {run}")
+    names = _short_names(folders)
+    curves = {
+        key: found
+        for key, panel in PANELS.items()
+        if (found := {name: curve for name, run in names.items() if (curve := panel.read(run)) is not None})
+    }
+    if not curves:
+        where = ", ".join(map(str, folders))
+        raise ValueError(f"nothing to plot: no progress.csv, evaluations.csv or monitor.csv with a row in {where}")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [_draw(folder / f"{key}.png", {key: found}) for key, found in curves.items()]
+    return [*files, _draw(folder / "all.png", curves)]
+
+
+def _draw(file: Path, curves: dict[str, dict[str, Curve]]) -> Path:
+    columns = min(len(curves), 3)
+    rows = -(-len(curves) // columns)
+    size = (6.0 * columns, 4.0 * rows)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis, (key, found) in zip(axes.flat, curves.items(), strict=False):
+        _draw_panel(axis, PANELS[key].title, found)
+    for axis in axes.flat[len(curves) :]:
+        axis.set_axis_off()
+    figure.savefig(file, dpi=110)
+    return file
+
+
+def _draw_panel(axis: Axes, title: str, curves: dict[str, Curve]) -> None:
+    for number, (name, curve) in enumerate(curves.items()):
+        color = f"C{number}"
+        if curve.average is not None:
+            axis.plot(curve.x, curve.y, ".", color=color, alpha=0.25, markersize=3)
+            axis.plot(curve.x, curve.average, color=color, label=name)
+        else:
+            axis.plot(curve.x, curve.y, color=color, label=name, marker="." if len(curve.x) < 50 else "")
+        if curve.spread is not None:
+            axis.fill_between(curve.x, curve.y - curve.spread, curve.y + curve.spread, color=color, alpha=0.2)
+    axis.set_title(title)
+    axis.set_xlabel("physics frames (steps, if the run counts none)")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize="small")
+
+
+def _table(file: Path) -> pd.DataFrame | None:
+    try:
+        table = pd.read_csv(file)
+    except (FileNotFoundError, pd.errors.EmptyDataError):
+        return None
+    return None if table.empty else table
+
+
+def _progress_axis(rows: pd.DataFrame) -> np.ndarray:
+    for column in ("time/frames", "time/total_timesteps"):
+        if column in rows:
+            return np.asarray(rows[column], dtype=float)
+    return np.arange(len(rows), dtype=float)
+
+
+def _short_names(runs: Sequence[Path]) -> dict[str, Path]:
+    """Name each run by as many last parts of its path as it takes to tell them apart."""
+    paths = list(dict.fromkeys(run.resolve() for run in runs))
+    for n_parts in range(1, max(len(path.parts) for path in paths) + 1):
+        names = {os.path.join(*path.parts[-n_parts:]): path for path in paths}
+        if len(names) == len(paths):
+            break
+    return names
+
+
+def main(argv: list[str]) -> None:
+    """Run `python -m sb3_carracing plot`; bad input ends with one sentence and exit code 2."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sb3_carracing plot",
+        description="Draw learning curves: actor loss, critic loss, entropy, KL, evaluation return and score.",
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="run folder; several share each diagram")
+    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="default: RUN/plots, of several runs: plots")
+    args = parser.parse_args(argv)
+    folder = args.output or (args.runs[0] / "plots" if len(args.runs) == 1 else Path("plots"))
+    try:
+        files = plot_runs(args.runs, folder)
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"error: {error}\n")
+    missing = [key for key in PANELS if folder / f"{key}.png" not in files]
+    if missing:
+        print(f"no data for: {', '.join(missing)}")
+    print(f"written: {folder}/ {' '.join(file.name for file in files)}")

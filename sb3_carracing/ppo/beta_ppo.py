@@ -293,7 +293,8 @@ class BetaPPO(OnPolicyAlgorithm):
     def _share_of_actions_at_bounds(self, margin: float = 0.01) -> float:
         """Return the share of the rollout's actions within `margin` of the range from either bound."""
         assert isinstance(self.action_space, spaces.Box)
-        low, high = self.action_space.low.flatten(), self.action_space.high.flatten()
+        # float64: the width of a float32 range may overflow float32.
+        low, high = (bound.astype(np.float64).flatten() for bound in (self.action_space.low, self.action_space.high))
         actions = self.rollout_buffer.actions.reshape(-1, low.size)
         unit = (actions - low) / (high - low)
         return float(np.mean((unit < margin) | (unit > 1.0 - margin)))

@@ -68,13 +68,12 @@ class BetaDistribution(Distribution):
             raise ValueError(f"max_concentration must be a finite number above 2 (alpha = beta = 1), got {max_concentration}")
         self.action_dim = len(low)
         self.low, self.width = th.as_tensor(low), th.as_tensor(high - low)
-        # The nearest float32 to a float64 bound may lie beyond it: what is played stays within the Box's own.
-        self._low32, self._high32 = th.as_tensor(low).float(), th.as_tensor(high).float()
+        self._low32, self._high32 = _float32_within(low, high)
         self.parameterization = parameterization
         self.initial_mean = initial_mean
         self.deterministic_action = deterministic_action
         self.max_concentration = float(max_concentration)
-        self._initial_unit_mean = _checked_unit_mean(initial_mean, low, high)
+        self._initial_unit_mean = _checked_unit_mean(initial_mean, low, high, self.max_concentration)
 
     # --- parameters -------------------------------------------------------------------------------------------
 
@@ -237,8 +236,9 @@ def _checked_bounds(action_space: spaces.Box) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"A Beta distribution needs a Box action space, got {action_space}")
     low = action_space.low.astype(np.float64).flatten()
     high = action_space.high.astype(np.float64).flatten()
-    # `not >` also catches NaN.
-    bad = np.flatnonzero(~(np.isfinite(low) & np.isfinite(high) & (high > low)))
+    # Actions are float32. `~(<=)` also catches NaN.
+    largest = np.finfo(np.float32).max
+    bad = np.flatnonzero(~((np.abs(low) <= largest) & (np.abs(high) <= largest) & (high > low)))
     if len(bad) > 0:
         i = int(bad[0])
         raise ValueError(
@@ -249,7 +249,21 @@ def _checked_bounds(action_space: spaces.Box) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
-def _checked_unit_mean(initial_mean: float | list[float] | None, low: np.ndarray, high: np.ndarray) -> th.Tensor | None:
+def _float32_within(low: np.ndarray, high: np.ndarray) -> tuple[th.Tensor, th.Tensor]:
+    """Return the outermost float32 actions within float64 bounds: the nearest one to a bound may lie beyond it.
+
+    Where the range holds no float32 at all, both are the nearest to its bounds.
+    """
+    nearest_low, nearest_high = low.astype(np.float32), high.astype(np.float32)
+    low32 = np.where(nearest_low < low, np.nextafter(nearest_low, np.float32(np.inf)), nearest_low)
+    high32 = np.where(nearest_high > high, np.nextafter(nearest_high, np.float32(-np.inf)), nearest_high)
+    empty = low32 > high32
+    return th.as_tensor(np.where(empty, nearest_low, low32)), th.as_tensor(np.where(empty, nearest_high, high32))
+
+
+def _checked_unit_mean(
+    initial_mean: float | list[float] | None, low: np.ndarray, high: np.ndarray, max_concentration: float
+) -> th.Tensor | None:
     """Return the wanted mean in the unit interval, `(n_actions,)`, float64."""
     if initial_mean is None:
         return None
@@ -261,5 +275,12 @@ def _checked_unit_mean(initial_mean: float | list[float] | None, low: np.ndarray
         raise ValueError(
             f"initial_mean must lie between the bounds, at least 0.1 % of the range away from either: got "
             f"{initial_mean} for low={low.tolist()}, high={high.tolist()}"
+        )
+    # alpha = mean * concentration and beta = (1 - mean) * concentration must both exceed 1.
+    needed = float(1.0 / np.minimum(unit, 1.0 - unit).min())
+    if needed >= max_concentration:
+        raise ValueError(
+            f"initial_mean {initial_mean} needs a concentration above {needed:g} with low={low.tolist()}, "
+            f"high={high.tolist()}, but max_concentration is {max_concentration:g}: raise it, or move the mean inwards"
         )
     return th.as_tensor(unit)

@@ -198,7 +198,8 @@ class BetaDistribution(Distribution):
     def mode(self) -> th.Tensor:
         """Return the most likely action, `(n_batch, n_actions)`, float32; the middle where all are equally likely."""
         excess = self._excess_alpha + self._excess_beta
-        flat = excess < th.finfo(excess.dtype).tiny
+        # Far above the smallest number, so that the quotient's derivatives do not overflow.
+        flat = excess < th.finfo(excess.dtype).tiny ** (1 / 3)
         return self._scaled(th.where(flat, 0.5, self._excess_alpha / th.where(flat, 1.0, excess)))
 
     def get_actions(self, deterministic: bool = False) -> th.Tensor:
@@ -271,7 +272,8 @@ def _checked_unit_mean(
     if mean.size not in (1, low.size):
         raise ValueError(f"initial_mean must hold 1 or {low.size} numbers (one an action), got {initial_mean}")
     unit = (mean - low) / (high - low)
-    if not np.all((unit >= 1e-3) & (unit <= 1.0 - 1e-3)):
+    margin = 1e-3 - 1e-9  # so that exactly 0.1 % survives rounding
+    if not np.all((unit >= margin) & (unit <= 1.0 - margin)):
         raise ValueError(
             f"initial_mean must lie between the bounds, at least 0.1 % of the range away from either: got "
             f"{initial_mean} for low={low.tolist()}, high={high.tolist()}"

@@ -1,6 +1,7 @@
 """CarRacing: with the defaults it is stock gymnasium's; what training adds does what its keyword says."""
 
 import copy
+import itertools
 import pickle
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from gymnasium.envs.box2d import car_racing as stock
 from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
-from sb3_carracing.envs.car_racing import MAX_FRAMES, CarRacing, Progress, mostly_green, off_road, to_gray
+from sb3_carracing.envs.car_racing import MAX_FRAMES, RENDERERS, CarRacing, Progress, mostly_green, off_road, to_gray
 from sb3_carracing.envs.registration import register_envs, views_of
 
 IDLE = np.zeros(3, np.float32)
@@ -43,8 +44,8 @@ def drawings(monkeypatch: pytest.MonkeyPatch, cheap_pictures: None) -> list[str]
     return modes
 
 
-def ours(**kwargs: Any) -> CarRacing:
-    return CarRacing(renderer="stock", **kwargs)
+def ours(renderer: str = "stock", **kwargs: Any) -> CarRacing:
+    return CarRacing(renderer=renderer, **kwargs)
 
 
 def random_driver(env: gym.Env) -> Callable[[], Any]:
@@ -72,8 +73,17 @@ def lap_ends_soon(env: gym.Env, n_tiles: int = 12) -> None:
             base.tile_visited_count += 1
 
 
+def only_the_percentage_ends_the_lap(env: gym.Env) -> None:
+    """Forget the touch of tile 0, and keep one tile from ever counting."""
+    base = env.unwrapped
+    base.road[0].road_visited = False
+    base.tile_visited_count -= 1
+    base.road[100].road_visited = True
+
+
 def assert_same_episodes(theirs: gym.Env, mine: gym.Env, make_driver: Any, seed: int, prepare: Any = None) -> dict:
-    """Step both with the same actions to the end; return the last info."""
+    """Step both with the same actions to the end; return the last info. Our own pictures are compared elsewhere."""
+    same_pictures = mine.unwrapped.renderer == "stock"
     observation, info = theirs.reset(seed=seed)
     observation_2, info_2 = mine.reset(seed=seed)
     assert info == {}
@@ -84,7 +94,7 @@ def assert_same_episodes(theirs: gym.Env, mine: gym.Env, make_driver: Any, seed:
         prepare(mine)
     drive = make_driver(theirs)
     for frame in range(1, MAX_FRAMES + 1):
-        assert np.array_equal(observation, observation_2)
+        assert np.array_equal(observation, observation_2) or not same_pictures
         assert world(theirs) == world(mine)
         action = drive()
         if isinstance(theirs.action_space, gym.spaces.Discrete) and isinstance(action, np.ndarray):
@@ -99,15 +109,16 @@ def assert_same_episodes(theirs: gym.Env, mine: gym.Env, make_driver: Any, seed:
     raise AssertionError("an episode has at most 1000 frames")
 
 
+@pytest.mark.parametrize("renderer", RENDERERS)
 @pytest.mark.parametrize("domain_randomize", [False, True])
 @pytest.mark.parametrize("continuous", [True, False])
 @pytest.mark.parametrize("ending", ["time limit", "crash", "lap"])
 def test_defaults_are_stock_frame_by_frame(
-    ending: str, continuous: bool, domain_randomize: bool, cheap_pictures: None
+    ending: str, continuous: bool, domain_randomize: bool, renderer: str, cheap_pictures: None
 ) -> None:
     kwargs = {"continuous": continuous, "domain_randomize": domain_randomize}
     theirs = gym.make("CarRacing-v3", **kwargs)
-    mine = gym.make("CarRacingFast-v3", renderer="stock", **kwargs)
+    mine = gym.make("CarRacingFast-v3", renderer=renderer, **kwargs)
     assert mine.observation_space == theirs.observation_space
     assert mine.action_space == theirs.action_space
     make_driver = {"time limit": random_driver, "crash": OutwardDriver, "lap": CentreLineDriver}[ending]
@@ -116,6 +127,28 @@ def test_defaults_are_stock_frame_by_frame(
         info = assert_same_episodes(theirs, mine, make_driver, seed, prepare)
         assert info.get("lap_finished") == {"time limit": None, "crash": False, "lap": True}[ending]
         assert (info["frames"] == MAX_FRAMES) == (ending == "time limit")
+
+
+@pytest.mark.parametrize("renderer", RENDERERS)
+@pytest.mark.parametrize(("percent", "ending"), [(0.9, True), (0.9999, None)])
+def test_lap_complete_percent_is_stocks(percent: float, ending: bool | None, renderer: str, cheap_pictures: None) -> None:
+    """Where the rule does fire, it fires in the same frame on both."""
+    theirs = gym.make("CarRacing-v3", lap_complete_percent=percent)
+    mine = ours(lap_complete_percent=percent, renderer=renderer)
+
+    def make_driver(env: gym.Env) -> Callable[[], Any]:
+        follow, frames = CentreLineDriver(env), itertools.count()
+
+        def drive() -> Any:
+            if next(frames) == 100:  # tile 0 is behind the car now
+                only_the_percentage_ends_the_lap(theirs)
+                only_the_percentage_ends_the_lap(mine)
+            return follow()
+
+        return drive
+
+    info = assert_same_episodes(theirs, mine, make_driver, 8)
+    assert info.get("lap_finished") == ending
 
 
 @pytest.mark.parametrize("domain_randomize", [False, True])
@@ -418,9 +451,10 @@ def test_set_view_before_the_first_reset_only(cheap_pictures: None) -> None:
         env.set_view(frame_skip=2)
 
 
+@pytest.mark.parametrize("renderer", RENDERERS)
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
-def test_copies_keep_keywords_and_view(clone: Any, cheap_pictures: None) -> None:
-    env = ours(continuous=False, frame_skip=2, noop_frames=5, off_road_frames=9, domain_randomize=True)
+def test_copies_keep_keywords_and_view(clone: Any, renderer: str, cheap_pictures: None) -> None:
+    env = ours(renderer, continuous=False, frame_skip=2, noop_frames=5, off_road_frames=9, domain_randomize=True)
     env.set_view(frame_skip=4, grayscale=True)
     env.reset(seed=0)
     twin = clone(env)
@@ -429,11 +463,12 @@ def test_copies_keep_keywords_and_view(clone: Any, cheap_pictures: None) -> None
     assert np.array_equal(env.step(3)[0], twin.step(3)[0])
 
 
+@pytest.mark.parametrize("renderer", RENDERERS)
 @pytest.mark.parametrize("kwargs", [{}, {"grayscale": True, "frame_skip": 4}, {"continuous": False, "noop_frames": 3}])
 @pytest.mark.filterwarnings("ignore")
-def test_environment_checkers(kwargs: dict[str, Any]) -> None:
-    gymnasium_check_env(ours(**kwargs), skip_render_check=True)
-    sb3_check_env(ours(**kwargs))
+def test_environment_checkers(kwargs: dict[str, Any], renderer: str) -> None:
+    gymnasium_check_env(ours(renderer, **kwargs), skip_render_check=True)
+    sb3_check_env(ours(renderer, **kwargs))
 
 
 def test_bad_discrete_actions_are_refused_and_leave_the_env_usable(cheap_pictures: None) -> None:

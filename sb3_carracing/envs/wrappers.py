@@ -54,14 +54,13 @@ def _car_racing_below(env: Env, see_through: Collection[str]) -> CarRacing | Non
     return env if isinstance(env, CarRacing) and env.car is None else None
 
 
-def _image_space(env: Env, wrapper: str, channels: bool | None = None) -> spaces.Box:
-    """Return the env's space of uint8 pictures; ValueError unless (H, W, 3) (True), (H, W) (False) or either (None)."""
+def _image_space(env: Env, wrapper: str, in_colour: bool = False) -> spaces.Box:
+    """Return the env's space of uint8 pictures (H, W) or (H, W, C), or only (H, W, 3) if `in_colour`; else ValueError."""
     space = env.observation_space
     if isinstance(space, spaces.Box) and space.dtype == np.uint8:
-        colour = len(space.shape) == 3 and space.shape[-1] == 3
-        if len(space.shape) in (2, 3) and channels in (None, colour):
+        if space.shape[2:] == (3,) or (len(space.shape) in (2, 3) and not in_colour):
             return space
-    shapes = {True: "(height, width, 3)", False: "(height, width)", None: "(height, width[, channels])"}[channels]
+    shapes = "(height, width, 3)" if in_colour else "(height, width[, channels])"
     raise ValueError(f"{wrapper} needs uint8 pictures of shape {shapes}, got the observation space {space}")
 
 
@@ -111,7 +110,7 @@ class Grayscale(gym.ObservationWrapper[Picture, Any, Any], RecordConstructorArgs
 
     def __init__(self, env: Env) -> None:
         RecordConstructorArgs.__init__(self)
-        space = _image_space(env, "Grayscale", channels=True)
+        space = _image_space(env, "Grayscale", in_colour=True)
         super().__init__(env)
         car_racing = _car_racing_below(env, _SEE_THROUGH)
         if car_racing is not None:
@@ -172,7 +171,7 @@ class GrassPenalty(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self.rule = one_of("rule", rule, GRASS_RULES)
         self.green_threshold = finite_number("green_threshold", green_threshold)
         if rule == "green":
-            _image_space(env, "GrassPenalty with rule='green'", channels=True)
+            _image_space(env, "GrassPenalty with rule='green'", in_colour=True)
         elif not hasattr(env.unwrapped, "car"):
             raise ValueError(f"GrassPenalty with rule='wheels' needs a CarRacing environment, got {env.unwrapped}")
 

@@ -57,9 +57,12 @@ def _car_racing_below(env: Env, see_through: Collection[str]) -> CarRacing | Non
 def _image_space(env: Env, wrapper: str, in_colour: bool = False) -> spaces.Box:
     """Return the env's space of uint8 pictures (H, W) or (H, W, C), or only (H, W, 3) if `in_colour`; else ValueError."""
     space = env.observation_space
-    if isinstance(space, spaces.Box) and space.dtype == np.uint8:
-        if space.shape[2:] == (3,) or (len(space.shape) in (2, 3) and not in_colour):
-            return space
+    if (
+        isinstance(space, spaces.Box)
+        and space.dtype == np.uint8
+        and (space.shape[2:] == (3,) if in_colour else len(space.shape) in (2, 3))
+    ):
+        return space
     shapes = "(height, width, 3)" if in_colour else "(height, width[, channels])"
     raise ValueError(f"{wrapper} needs uint8 pictures of shape {shapes}, got the observation space {space}")
 

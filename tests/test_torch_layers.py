@@ -1,0 +1,198 @@
+"""The feature extractors: sizes, inputs, initialisation, names."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import preprocess_obs
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
+from torch import nn
+from torch.nn import functional as F
+
+from sb3_carracing.ppo.torch_layers import (
+    EXTRACTORS,
+    IMAGE_EXTRACTORS,
+    BlogCNN,
+    ImageExtractor,
+    ImpalaCNN,
+    IurinCNN,
+    NamedCombinedExtractor,
+    resolve_extractor,
+    smallest_image,
+)
+
+OURS = [BlogCNN, IurinCNN, ImpalaCNN]
+SMALLEST = {BlogCNN: 96, IurinCNN: 20, ImpalaCNN: 1}
+
+
+def images(channels: int, height: int, width: int) -> spaces.Box:
+    return spaces.Box(0, 255, (channels, height, width), dtype=np.uint8)
+
+
+def as_sb3_sends(space: spaces.Box, n_batch: int = 2) -> th.Tensor:
+    """Return a batch of random images, divided by 255 by SB3 itself."""
+    space.seed(0)
+    obs = th.as_tensor(np.stack([space.sample() for _ in range(n_batch)]))
+    prepared = preprocess_obs(obs, space)
+    assert isinstance(prepared, th.Tensor)
+    return prepared
+
+
+class TestSizes:
+    @pytest.mark.parametrize("extractor", OURS)
+    @pytest.mark.parametrize("channels", [1, 3, 4, 12])
+    @pytest.mark.parametrize(("height", "width"), [(96, 96), (97, 130), (160, 96), (128, 128)])
+    def test_features(self, extractor: type[Any], channels: int, height: int, width: int) -> None:
+        space = images(channels, height, width)
+        network = extractor(space)
+        features = network(as_sb3_sends(space))
+        assert features.shape == (2, network.features_dim)
+        assert th.isfinite(features).all()
+
+    @pytest.mark.parametrize(
+        ("height", "width", "features_dim"), [(96, 96, 256), (111, 96, 256), (112, 96, 512), (128, 128, 9 * 256)]
+    )
+    def test_blog_features_grow_with_the_image(self, height: int, width: int, features_dim: int) -> None:
+        assert BlogCNN(images(4, height, width)).features_dim == features_dim
+
+    @pytest.mark.parametrize("extractor", OURS)
+    def test_smallest_image_fits_and_one_pixel_less_does_not(self, extractor: type[Any]) -> None:
+        smallest = SMALLEST[extractor]
+        extractor(images(4, smallest, smallest))
+        assert smallest_image(extractor(images(4, smallest, smallest)).cnn) == smallest
+        if smallest == 1:
+            return
+        for height, width in [(smallest - 1, smallest), (smallest, smallest - 1), (smallest - 1, 200)]:
+            with pytest.raises(ValueError, match=f"at least {smallest} x {smallest} pixels, got {height} x {width}"):
+                extractor(images(4, height, width))
+
+    def test_smallest_image_is_torchs_own_limit(self) -> None:
+        layers = nn.Sequential(nn.Conv2d(1, 1, 5, 3), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Conv2d(1, 1, 4, 2, padding=1))
+        smallest = smallest_image(layers)
+        assert layers(th.zeros(1, 1, smallest, smallest)).shape[-1] == 1
+        with pytest.raises(RuntimeError):
+            layers(th.zeros(1, 1, smallest - 1, smallest - 1))
+
+    def test_error_names_other_extractors(self) -> None:
+        with pytest.raises(ValueError, match="blog, impala, iurin, nature"):
+            BlogCNN(images(4, 64, 64))
+
+    @pytest.mark.parametrize("extractor", [IurinCNN, ImpalaCNN])
+    def test_features_dim_is_a_choice(self, extractor: type[Any]) -> None:
+        network = extractor(images(3, 40, 50), features_dim=33)
+        assert network(as_sb3_sends(images(3, 40, 50))).shape == (2, 33)
+
+    def test_impala_has_the_papers_parts(self) -> None:
+        """Espeholt et al. 2018, figure 3: 15 convolutions in three sections of 16, 32 and 32 channels."""
+        convolutions = [m for m in ImpalaCNN(images(4, 96, 96)).modules() if isinstance(m, nn.Conv2d)]
+        assert [c.out_channels for c in convolutions] == [16] * 5 + [32] * 5 + [32] * 5
+
+    @pytest.mark.parametrize("extractor", OURS)
+    @pytest.mark.parametrize(
+        "space",
+        [
+            spaces.Box(-1.0, 1.0, (5,)),
+            spaces.Box(0, 255, (96, 96), dtype=np.uint8),
+            spaces.Box(0.0, 1.0, (4, 96, 96)),
+            spaces.Discrete(4),
+        ],
+        ids=str,
+    )
+    def test_what_is_no_image_is_refused(self, extractor: type[Any], space: spaces.Space[Any]) -> None:
+        with pytest.raises(ValueError, match=f"{extractor.__name__} takes images.*got "):
+            extractor(space)
+
+    @pytest.mark.parametrize("extractor", OURS)
+    def test_normalized_images_may_be_floats(self, extractor: type[Any]) -> None:
+        space = spaces.Box(0.0, 1.0, (4, 96, 96))
+        network = extractor(space, normalized_image=True)
+        assert network(th.rand(2, 4, 96, 96)).shape == (2, network.features_dim)
+
+
+class TestBlog:
+    def test_input_is_the_grey_level_over_128_minus_1(self) -> None:
+        space = images(4, 96, 96)
+        grey = th.as_tensor(np.stack([space.sample(), np.zeros((4, 96, 96)), np.full((4, 96, 96), 255)])).double()
+        network = BlogCNN(space)
+        first = network.cnn[0]
+        assert isinstance(first, nn.Conv2d)
+        seen: dict[str, th.Tensor] = {}
+        first.register_forward_hook(lambda module, inputs, output: seen.update(inputs=inputs[0], output=output))
+        network(preprocess_obs(grey.to(th.uint8), space))
+        th.testing.assert_close(seen["inputs"].double(), grey / 128.0 - 1.0, rtol=0, atol=1e-6)
+        assert first.bias is not None
+        expected = F.conv2d(grey / 128.0 - 1.0, first.weight.double(), first.bias.double(), stride=2)
+        th.testing.assert_close(seen["output"].double(), expected, rtol=0, atol=1e-5)
+
+    def test_initialisation_is_xavier_with_the_gain_of_relu(self) -> None:
+        for layer in BlogCNN(images(4, 96, 96)).cnn:
+            if isinstance(layer, nn.Conv2d):
+                assert layer.bias is not None
+                assert th.equal(layer.bias, th.full_like(layer.bias, 0.1))
+                fan_in, fan_out = (n * layer.kernel_size[0] ** 2 for n in (layer.in_channels, layer.out_channels))
+                bound = np.sqrt(2.0) * np.sqrt(6.0 / (fan_in + fan_out))
+                assert 0.95 * bound < float(layer.weight.detach().abs().max()) <= bound
+
+    def test_layers_are_the_seeds(self) -> None:
+        convolutions = [m for m in BlogCNN(images(4, 96, 96)).modules() if isinstance(m, nn.Conv2d)]
+        shapes = [(c.in_channels, c.out_channels, c.kernel_size[0], c.stride[0]) for c in convolutions]
+        assert shapes == [(4, 8, 4, 2), (8, 16, 3, 2), (16, 32, 3, 2), (32, 64, 3, 2), (64, 128, 3, 1), (128, 256, 3, 1)]
+
+
+class TestNames:
+    def test_every_name_is_a_class(self) -> None:
+        for name, extractor in EXTRACTORS.items():
+            assert issubclass(extractor, BaseFeaturesExtractor)
+            assert resolve_extractor(name) is extractor
+        assert resolve_extractor("blog") is BlogCNN
+        assert resolve_extractor("nature") is NatureCNN
+        assert set(IMAGE_EXTRACTORS) < set(EXTRACTORS)
+
+    def test_classes_pass(self) -> None:
+        assert resolve_extractor(NatureCNN) is NatureCNN
+
+    def test_unknown_name_lists_the_valid_ones(self) -> None:
+        with pytest.raises(ValueError, match=r"features_extractor_class must be one of 'blog'.*got 'resnet'"):
+            resolve_extractor("resnet")
+
+
+class TestNamedCombined:
+    SPACE = spaces.Dict(
+        {
+            "camera": spaces.Box(0, 255, (3, 96, 96), dtype=np.uint8),
+            "rear": spaces.Box(0, 255, (1, 100, 120), dtype=np.uint8),
+            "speed": spaces.Box(-1.0, 1.0, (2, 3)),
+            "gear": spaces.Discrete(5),
+        }
+    )
+
+    @pytest.mark.parametrize("name", sorted(IMAGE_EXTRACTORS))
+    def test_images_go_through_the_named_extractor(self, name: str) -> None:
+        network = NamedCombinedExtractor(self.SPACE, image_extractor=name)
+        assert isinstance(network.extractors["camera"], IMAGE_EXTRACTORS[name])
+        assert isinstance(network.extractors["rear"], IMAGE_EXTRACTORS[name])
+        obs = {key: th.as_tensor(np.asarray(value))[None] for key, value in self.SPACE.sample().items()}
+        prepared = preprocess_obs(obs, self.SPACE)
+        assert isinstance(prepared, dict)
+        features = network(prepared)
+        image_features = sum(network.extractors[key].features_dim for key in ("camera", "rear"))  # type: ignore[misc]
+        assert features.shape == (1, image_features + 6 + 5)
+        assert network.features_dim == features.shape[1]
+
+    def test_unknown_name(self) -> None:
+        with pytest.raises(ValueError, match=r"image_extractor must be one of 'blog'.*got 'combined'"):
+            NamedCombinedExtractor(self.SPACE, image_extractor="combined")
+
+
+def test_own_extractor_gets_the_checks() -> None:
+    class Tiny(ImageExtractor):
+        def __init__(self, observation_space: spaces.Space[Any], normalized_image: bool = False):
+            super().__init__(observation_space, normalized_image)
+            self.cnn = nn.Sequential(nn.Conv2d(self.image_shape[0], 2, 9))
+            self._features_dim = self._flat_size(self.cnn)
+
+    assert Tiny(images(1, 10, 12)).features_dim == 2 * 2 * 4
+    with pytest.raises(ValueError, match="Tiny needs images of at least 9 x 9 pixels, got 8 x 12"):
+        Tiny(images(1, 8, 12))

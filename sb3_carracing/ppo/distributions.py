@@ -244,8 +244,8 @@ def _checked_bounds(action_space: spaces.Box) -> tuple[np.ndarray, np.ndarray]:
         i = int(bad[0])
         raise ValueError(
             f"A Beta distribution needs finite bounds with low < high in every action dimension; dimension {i} of "
-            f"{action_space} has low={low[i]:g}, high={high[i]:g}. Rescale or remove it with a wrapper "
-            "(gymnasium.wrappers.RescaleAction), or use stable_baselines3.PPO, whose Gaussian needs no bounds."
+            f"{action_space} has low={low[i]:g}, high={high[i]:g}. Give it finite bounds, or leave it out, with a wrapper "
+            "(gymnasium.wrappers.TransformAction)."
         )
     return low, high
 

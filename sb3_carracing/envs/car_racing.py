@@ -17,7 +17,7 @@ from gymnasium.envs.box2d import car_racing as stock
 from gymnasium.utils import EzPickle
 
 from sb3_carracing.envs.camera import Camera
-from sb3_carracing.envs.fast_car import TileContacts
+from sb3_carracing.envs.fast_car import FastCar, TileContacts
 from sb3_carracing.envs.renderer import Picture as Picture
 
 MAX_FRAMES = 1000
@@ -236,6 +236,8 @@ class CarRacing(stock.CarRacing):
 
         Its one frame without action is not counted (TimeLimit does not see it either); no-op frames are.
         """
+        assert self.car is not None
+        self.car = FastCar(self.car)
         self._stock_frame(None)
         idle = np.zeros(3) if self.continuous else 0
         for _ in range(self.rules.noop_frames):

@@ -28,6 +28,7 @@ from stable_baselines3.common.utils import FloatSchedule, explained_variance
 
 from sb3_carracing.ppo import losses
 from sb3_carracing.ppo.distributions import BetaDistribution
+from sb3_carracing.ppo.memory import keep_freed_memory
 from sb3_carracing.ppo.options import ValueLoss, check_choice
 from sb3_carracing.ppo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 
@@ -72,6 +73,8 @@ class BetaPPO(OnPolicyAlgorithm):
     :param device: "cpu", "cuda", "auto"
     :param _init_setup_model: whether to build the network now
     :param value_loss: "mse" as in SB3, or "huber" (linear beyond an error of 1)
+    :param keep_memory: on a CPU under glibc, let the process keep freed memory from the first `learn()` on, which makes
+        updates of image policies faster by a third; see `keep_freed_memory`
     :raises ValueError: for a Box without finite bounds, options of a Gaussian, or unknown names
     """
 
@@ -112,6 +115,7 @@ class BetaPPO(OnPolicyAlgorithm):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
         value_loss: ValueLoss = "mse",
+        keep_memory: bool = True,
     ):
         super().__init__(
             policy,
@@ -144,6 +148,7 @@ class BetaPPO(OnPolicyAlgorithm):
         self.normalize_advantage = normalize_advantage
         self.target_kl = target_kl
         self.value_loss: ValueLoss = value_loss
+        self.keep_memory = keep_memory
         self._check_sizes()
         if _init_setup_model:
             self._setup_model()
@@ -309,6 +314,8 @@ class BetaPPO(OnPolicyAlgorithm):
         progress_bar: bool = False,
     ) -> Self:
         """Train for `total_timesteps` [decisions, summed over environments] and return the model; arguments as in SB3."""
+        if self.keep_memory and self.device.type == "cpu":
+            keep_freed_memory()
         return super().learn(
             total_timesteps=total_timesteps,
             callback=callback,

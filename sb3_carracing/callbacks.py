@@ -57,15 +57,19 @@ class _RunCallback(BaseCallback):
         self._start_time = time.perf_counter()
         steps = self.model.num_timesteps
         self._frames_before = int(getattr(self.model, "num_frames", steps)) if steps else 0
-        self._frames_of_episode = [0] * self.training_env.num_envs
+        # A second `learn` may begin in the middle of an episode, whose frames are counted already: their number shows
+        # at the first step, which is not counted then.
+        starts = getattr(self.model, "_last_episode_starts", None)
+        starts = np.ones(self.training_env.num_envs, dtype=bool) if starts is None else starts
+        self._frames_of_episode: list[int | None] = [0 if start else None for start in starts]
         self._frames = self._frames_before
 
     def _on_step(self) -> bool:
         for env, (info, done) in enumerate(zip(self.locals["infos"], self.locals["dones"], strict=True)):
             before = self._frames_of_episode[env]
             # Monitor below an ActionRepeat counts frames, but tells only at the end.
-            now = info.get("frames") or max(before + 1, info.get("episode", {}).get("l", 0))
-            self._frames += now - before
+            now = info.get("frames") or max((before or 0) + 1, info.get("episode", {}).get("l", 0))
+            self._frames += now - before if before is not None else 0
             self._frames_of_episode[env] = 0 if done else now
         self.model.num_frames = self._frames  # type: ignore[attr-defined]
         return True
@@ -218,7 +222,9 @@ class ValidationCallback(_RunCallback):
 
     def _environment(self) -> tuple[EnvFactory, VecWrapper | None, Path | None]:
         """Return the environment's factory, what wraps it when vectorised, and where that reads VecNormalize's file."""
-        if self._make_env is None and self.run_dir is not None:
+        in_run_of_rl_zoo3 = self.run_dir is not None and any(self.run_dir.glob("*/config.yml"))
+        if self._make_env is None and in_run_of_rl_zoo3:
+            assert self.run_dir is not None
             pipeline = read_run(self.run_dir).pipeline
             return pipeline_env(pipeline, stock=self._stock), pipeline.wrap_vec_env, pipeline.normalize
         normalize = self.model.get_vec_normalize_env()

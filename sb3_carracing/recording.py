@@ -94,7 +94,8 @@ def write_gif(pictures: Sequence[Image.Image], file: Path) -> None:
     """Write pictures that are `GIF_EVERY` frames apart; fewer colours, then fewer pictures, if it grows past 5 MB."""
     for n_colors, step in ((64, 1), (32, 1), (32, 2), (16, 4)):
         # One palette for all: it does not flicker, and equal pixels of two pictures need no bytes.
-        palette = pictures[len(pictures) // 2].quantize(n_colors)
+        samples = [np.asarray(picture) for picture in pictures[:: max(1, len(pictures) // 8)]]
+        palette = Image.fromarray(np.concatenate(samples)).quantize(n_colors)
         kept = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures[:-1:step]]
         last = pictures[-1].quantize(palette=palette, dither=Image.Dither.NONE)
         duration = 1000 * GIF_EVERY * step // FRAMES_PER_SECOND

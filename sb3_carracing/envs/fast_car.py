@@ -28,8 +28,7 @@ _joint_angle = Box2D.b2RevoluteJoint.angle.fget
 _set_motor_speed = Box2D.b2RevoluteJoint.motorSpeed.fset
 _apply_force = Box2D.b2Body.ApplyForceToCenter
 _fixture_a, _fixture_b = Box2D.b2Contact.fixtureA.fget, Box2D.b2Contact.fixtureB.fget
-_body = Box2D.b2Fixture.body.fget
-_user_data = Box2D.b2Body.userData.fget
+_address = Box2D.b2Fixture.__hash__
 
 
 class WheelParts(NamedTuple):
@@ -145,6 +144,13 @@ def _braked(omega: float, brake: float) -> float:
     return omega
 
 
+class Owner(NamedTuple):
+    """Whose a fixture is: a tile's, a wheel's, or neither: the hull's."""
+
+    tile: Any
+    wheel: Any
+
+
 class TileContacts(stock.FrictionDetector):
     """Gymnasium's contact listener, told only of contacts that may change the score, and telling of touched tiles.
 
@@ -157,10 +163,11 @@ class TileContacts(stock.FrictionDetector):
         super().__init__(env, env.lap_complete_percent)  # type: ignore[no-untyped-call]
         self._on_touch = on_touch
         self._untouched = set(env.road)
+        self._owners: dict[int, Owner] = {}
 
     def BeginContact(self, contact: Any) -> None:
         """Be told by Box2D that two fixtures touch."""
-        tile, wheel = _tile_and_wheel(contact)
+        tile, wheel = self._tile_and_wheel(contact)
         if tile is None:
             return
         if wheel is not None:
@@ -177,19 +184,21 @@ class TileContacts(stock.FrictionDetector):
 
     def EndContact(self, contact: Any) -> None:
         """Be told by Box2D that two fixtures part."""
-        tile, wheel = _tile_and_wheel(contact)
+        tile, wheel = self._tile_and_wheel(contact)
         if tile is not None and wheel is not None:
             wheel.tiles.remove(tile)
 
+    def _tile_and_wheel(self, contact: Any) -> tuple[Any, Any]:
+        first, second = self._owner(_fixture_a(contact)), self._owner(_fixture_b(contact))
+        return (first.tile, second.wheel) if first.tile is not None else (second.tile, first.wheel)
 
-def _tile_and_wheel(contact: Any) -> tuple[Any, Any]:
-    """Return the tile of a contact and the wheel on it, None for either if it is not there: the hull touches too."""
-    tile = wheel = None
-    for fixture in (_fixture_a(contact), _fixture_b(contact)):
-        owner = _user_data(_body(fixture))
-        if owner is not None:
-            if "road_friction" in vars(owner):
-                tile = owner
-            elif "tiles" in vars(owner):
-                wheel = owner
-    return tile, wheel
+    def _owner(self, fixture: Any) -> Owner:
+        """Ask Box2D only once for a fixture's owner: a body's `userData` is the slowest of its properties."""
+        address = _address(fixture)
+        owner = self._owners.get(address)
+        if owner is None:
+            body = fixture.body.userData
+            state = {} if body is None else vars(body)
+            owner = Owner(body if "road_friction" in state else None, body if "tiles" in state else None)
+            self._owners[address] = owner
+        return owner

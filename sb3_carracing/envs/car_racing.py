@@ -238,6 +238,8 @@ class CarRacing(stock.CarRacing):
         """
         assert self.car is not None
         self.car = FastCar(self.car)
+        if self.renderer == "fast" and self.render_mode in (None, "state_pixels"):
+            self.car.touch_with_bumper_only()
         self._stock_frame(None)
         idle = np.zeros(3) if self.continuous else 0
         for _ in range(self.rules.noop_frames):

@@ -63,6 +63,20 @@ class FastCar(car_dynamics.Car):
             for wheel in self.wheels
         ]
 
+    def touch_with_bumper_only(self) -> None:
+        """Have Box2D look for tiles under the hull's foremost part and the wheels only, a tenth of all its work.
+
+        Tiles are sensors, so that motion, visits and rewards stay as they are. The hull's touch does no more than
+        even out a tile's colour, and its other parts lie behind the bumper or between the wheels: where the car slides
+        or rolls backwards a tile may change its shade by 2 or 5 levels a few frames later than in gymnasium.
+        """
+        bumper = max(self.hull.fixtures, key=lambda fixture: max(y for _, y in fixture.shape.vertices))
+        for fixture in self.hull.fixtures:
+            if fixture != bumper:
+                filtered = fixture.filterData
+                filtered.maskBits = 0
+                fixture.filterData = filtered
+
     def destroy(self) -> None:
         """Remove the bodies from the world, as gymnasium does."""
         self._parts = []

@@ -17,14 +17,17 @@ from matplotlib.figure import Figure
 from stable_baselines3.common.monitor import LoadMonitorResultsError, load_results
 
 AVERAGED_EPISODES = 100
+_X_COLUMNS = {"time/frames": "frames", "time/total_timesteps": "steps"}
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Points over frames (steps where a run has no frames), each array of shape (n,); `spread` is a +- band."""
+    """Points, each array of shape (n,), and what is on the axes; `spread` is a +- band around y."""
 
     x: np.ndarray
     y: np.ndarray
+    x_name: str
+    y_name: str = ""
     spread: np.ndarray | None = None
     average: np.ndarray | None = None
 
@@ -44,7 +47,9 @@ def _logged(column: str, sign: float = 1.0) -> Callable[[Path], Curve | None]:
             return None
         # An update is logged with the rollout after it, at whose frames it is drawn.
         rows = table[table[column].notna()]
-        return Curve(_progress_axis(rows), sign * rows[column].to_numpy(float))
+        x_name = next((name for name in _X_COLUMNS if name in rows), "")
+        x = rows[x_name].to_numpy(float) if x_name else np.arange(len(rows))
+        return Curve(x, sign * rows[column].to_numpy(float), _X_COLUMNS.get(x_name, "updates"))
 
     return read
 
@@ -52,12 +57,13 @@ def _logged(column: str, sign: float = 1.0) -> Callable[[Path], Curve | None]:
 def _evaluation(run: Path) -> Curve | None:
     table = _table(run / "evaluations.csv")
     if table is not None:
-        return Curve(*(table[column].to_numpy(float) for column in ("frames", "mean", "std")))
+        frames, mean, std = (table[column].to_numpy(float) for column in ("frames", "mean", "std"))
+        return Curve(frames, mean, "frames", "raw score", spread=std)
     if not (run / "evaluations.npz").is_file():
         return None
     with np.load(run / "evaluations.npz") as saved:
         returns = saved["results"]
-        return Curve(saved["timesteps"], returns.mean(axis=1), returns.std(axis=1))
+        return Curve(saved["timesteps"], returns.mean(axis=1), "steps", "return", spread=returns.std(axis=1))
 
 
 def _score(run: Path) -> Curve | None:
@@ -67,11 +73,11 @@ def _score(run: Path) -> Curve | None:
         return None
     if episodes.empty:
         return None
-    # Monitor's "r" is what the agent is paid, "l" its decisions; runs of ours have the raw score and frames beside it.
-    score = episodes["score" if "score" in episodes else "r"]
-    frames = episodes["frames" if "frames" in episodes else "l"].cumsum()
-    average = score.rolling(AVERAGED_EPISODES, min_periods=1).mean()
-    return Curve(frames.to_numpy(float), score.to_numpy(float), average=average.to_numpy(float))
+    # Monitor's "r" is what training pays, "l" its steps; runs of ours have the raw score and frames beside them.
+    y, y_name = ("score", "raw score") if "score" in episodes else ("r", "training return")
+    x, x_name = ("frames", "frames") if "frames" in episodes else ("l", "steps")
+    average = episodes[y].rolling(AVERAGED_EPISODES, min_periods=1).mean().to_numpy(float)
+    return Curve(episodes[x].cumsum().to_numpy(float), episodes[y].to_numpy(float), x_name, y_name, average=average)
 
 
 PANELS = {
@@ -135,7 +141,9 @@ def _draw_panel(axis: Axes, title: str, curves: dict[str, Curve]) -> None:
         if curve.spread is not None:
             axis.fill_between(curve.x, curve.y - curve.spread, curve.y + curve.spread, color=color, alpha=0.2)
     axis.set_title(title)
-    axis.set_xlabel("physics frames (steps, if the run counts none)")
+    # Runs of one diagram may count differently, where one has no frames.
+    axis.set_xlabel(" or ".join(sorted({curve.x_name for curve in curves.values()})))
+    axis.set_ylabel(" or ".join(sorted({curve.y_name for curve in curves.values()})))
     axis.grid(alpha=0.3)
     axis.legend(fontsize="small")
 
@@ -146,13 +154,6 @@ def _table(file: Path) -> pd.DataFrame | None:
     except (FileNotFoundError, pd.errors.EmptyDataError):
         return None
     return None if table.empty else table
-
-
-def _progress_axis(rows: pd.DataFrame) -> np.ndarray:
-    for column in ("time/frames", "time/total_timesteps"):
-        if column in rows:
-            return np.asarray(rows[column], dtype=float)
-    return np.arange(len(rows), dtype=float)
 
 
 def _short_names(runs: Sequence[Path]) -> dict[str, Path]:

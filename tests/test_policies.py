@@ -230,7 +230,6 @@ class TestOptions:
         ("options", "words"),
         [
             ({"use_sde": True}, r"use_sde=True has no meaning with a Beta policy.*stable_baselines3\.PPO"),
-            ({"squash_output": True}, "squash_output=True has no meaning"),
             ({"log_std_init": -1.0}, "standard deviation of a Gaussian; a Beta has none.*initial_mean"),
             ({"full_std": False}, "a Beta has none"),
             ({"use_expln": True}, "a Beta has none"),
@@ -246,6 +245,10 @@ class TestOptions:
     def test_bad_options_are_named(self, options: dict[str, Any], words: str) -> None:
         with pytest.raises(ValueError, match=words):
             policy_of(**options)
+
+    def test_squashing_is_refused_with_sb3s_type(self) -> None:
+        with pytest.raises(AssertionError, match=r"squash_output=True is only available .*Beta"):
+            policy_of(squash_output=True)
 
     def test_small_image_is_named(self) -> None:
         with pytest.raises(ValueError, match="BlogCNN needs images of at least 96 x 96 pixels, got 64 x 64"):

@@ -254,8 +254,11 @@ def _refuse_gaussian_options(use_sde: bool, log_std_init: float, full_std: bool,
             "use_sde=True has no meaning with a Beta policy: gSDE perturbs a Gaussian's mean by noise that depends on "
             "the state, and a Beta has no such noise. Leave it out, or use stable_baselines3.PPO."
         )
-    if squash_output:
-        raise ValueError("squash_output=True has no meaning with a Beta policy: its actions are within the bounds already.")
+    # SB3's type and its first words.
+    assert not squash_output, (
+        "squash_output=True is only available when using gSDE (use_sde=True), which a Beta policy has not: its actions are "
+        "within the bounds already."
+    )
     if log_std_init != 0.0 or not full_std or use_expln:
         raise ValueError(
             "log_std_init, full_std and use_expln shape the standard deviation of a Gaussian; a Beta has none. "

@@ -80,6 +80,11 @@ class NamedPartsPolicy(ActorCriticPolicy):
             optimizer_class=optimizer_class,
             optimizer_kwargs=optimizer_kwargs,
         )
+        # oneDNN's convolutions are faster on a CPU with channels last; nothing else changes. After `_build`, since
+        # orthogonal initialisation needs the usual layout.
+        for module in self.modules():
+            if isinstance(module, ImageExtractor):
+                module.to(memory_format=th.channels_last)  # type: ignore[call-overload]
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()

@@ -45,7 +45,7 @@ class ImageExtractor(BaseFeaturesExtractor):
         self.image_shape: tuple[int, ...] = observation_space.shape
 
     def _flat_size(self, layers: nn.Sequential) -> int:
-        """Return how many numbers come out of the convolutions for one image, and lay their weights out for speed."""
+        """Return how many numbers come out of the convolutions for one image."""
         smallest = smallest_image(layers)
         if min(self.image_shape[1:]) < smallest:
             height, width = self.image_shape[1:]
@@ -53,8 +53,6 @@ class ImageExtractor(BaseFeaturesExtractor):
                 f"{type(self).__name__} needs images of at least {smallest} x {smallest} pixels, got {height} x {width}. "
                 f"Use larger images, or another extractor: {', '.join(sorted(IMAGE_EXTRACTORS))}."
             )
-        # oneDNN's convolutions are faster on a CPU with channels last; nothing else changes.
-        layers.to(memory_format=th.channels_last)  # type: ignore[call-overload]
         with th.no_grad():
             return int(layers(th.zeros(1, *self.image_shape)).flatten(1).shape[1])
 

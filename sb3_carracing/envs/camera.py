@@ -39,19 +39,17 @@ class Camera:
 
     def take(self, car: Any, time: float, score: float) -> Picture:
         """Return a new picture of a gymnasium `Car`, `time` [s] after reset, with `score` on the dashboard."""
-        hull = car.hull
-        x, y = hull.position
-        v_x, v_y = hull.linearVelocity
-        wheels = car.wheels
+        hull, wheels = car.hull, car.wheels
+        position, velocity = hull.position, hull.linearVelocity
         view = CarView(
             time,
-            x,
-            y,
+            position.x,
+            position.y,
             hull.angle,
             [wheel.joint.angle for wheel in wheels],
             [wheel.phase for wheel in wheels],
             [wheel.omega for wheel in wheels],
-            math.hypot(v_x, v_y),
+            math.hypot(velocity.x, velocity.y),
             hull.angularVelocity,
             score,
         )

@@ -99,7 +99,8 @@ class Dashboard:
         for bar, value in zip(self._upright, upright, strict=True):
             if abs(value) > VISIBLE:
                 end = int(FOOT - bar.scale * value) - WINDOW_ABOVE
-                strip[:, bar.columns] += bar.strips[min(max(end, 0), WINDOW_ROWS - 1)]
+                place = strip[:, bar.columns]
+                place += bar.strips[min(max(end, 0), WINDOW_ROWS - 1)]
         for side, value in ((self._steering, steering), (self._turning, turning)):
             if abs(value) > VISIBLE:
                 end = int(side.zero + side.scale * value) - side.zero + REACH

@@ -8,15 +8,17 @@ outlines and colours are gymnasium's; this module knows neither gymnasium nor Bo
 Lengths are in gymnasium's world units unless a name or a comment says window pixels, picture pixels or texels.
 """
 
+import cmath
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from sb3_carracing.envs.dashboard import GRAY, Dashboard, darkened
+from sb3_carracing.envs.texture import FIELD, Level, Texture
 
 Picture = NDArray[np.uint8]
 """(96, 96, 3) in colour or (96, 96) in grey."""
@@ -29,18 +31,14 @@ WINDOW = (1000, 800)  # window pixels, shrunk to the picture
 CAMERA = (500.0, 200.0)  # where the car stands: window pixels from the left and from below
 FIRST_ZOOM, FINAL_ZOOM = 0.6, 16.2  # window pixels a unit at time 0, and from one second on
 
-FIELD = 2000.0 / 6.0  # half the field's side
-TEXELS = 2000  # a side of the texture: 3 a unit, where linear interpolation blurs as much as the shrinking does
-PER_UNIT = TEXELS / (2 * FIELD)
-PATCH_OF_GRASS = TEXELS // 40  # texels; every second patch is coloured, in both directions
-OVERFILL = 0.4  # texels that cv2 fills beyond a polygon's edge
-FRACTION_BITS = 6  # of the polygons' fixed-point corners
-COARSEST = 4  # times that the texture is halved for the opening, which shows the whole field
+FINE = 2000  # texels a side: 3 a unit, where linear interpolation blurs as much as gymnasium's shrinking
+COARSE = 480  # texels a side of the texture for the opening, which shows the whole field
 
 CAR_UNIT = 0.02
 """Of the outlines below: points x + iy in the car's own frame, y ahead, and turned over, as picture rows go down."""
-WHEEL_CENTRES = np.conj([-55 + 80j, 55 + 80j, -55 - 82j, 55 - 82j]) * CAR_UNIT
-WHEEL_CORNERS = np.conj([-14 + 27j, 14 + 27j, 14 - 27j, -14 - 27j]) * CAR_UNIT
+WHEEL_CENTRES = np.conj([[-55 + 80j], [55 + 80j], [-55 - 82j], [55 - 82j]]) * CAR_UNIT
+WHEEL_HALF = (14 + 27j) * CAR_UNIT  # half its width, and its radius
+WHEEL_CORNERS = [complex(x * WHEEL_HALF.real, y * WHEEL_HALF.imag) for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
 STRIPE_TURN = 1.2  # radians of a wheel's rim that are lighter
 HULL = [
     np.conj(outline) * CAR_UNIT
@@ -83,9 +81,10 @@ class Renderer:
 
     def __init__(self, *, grayscale: bool = False) -> None:
         self.grayscale = grayscale
-        self._channels = () if grayscale else (3,)
-        self._levels = [np.zeros((TEXELS, TEXELS, *self._channels), np.uint8)]
-        self._polygons = np.zeros((0, 4, 2), np.int32)
+        self._channels = () if grayscale else (4,)  # cv2 warps four channels twice as fast as three
+        self._fine, self._coarse = Texture(FINE, self._channels), Texture(COARSE, self._channels)
+        self._halved: list[Picture] = []
+        self._road = np.zeros((ROAD_ROWS, SIZE, *self._channels), np.uint8)
         self._dashboard = Dashboard(grayscale=grayscale)
         self._stripe_color, self._hull_color, self._road_color = self._colors([STRIPE_COLOR, HULL_COLOR, (0, 0, 0)])
 
@@ -108,49 +107,61 @@ class Renderer:
             grass_color: of the patches on the field.
         """
         field, grass, self._road_color = self._colors([field_color, grass_color, road_color])
-        del self._levels[1:]
-        texture = self._levels[0]
-        _paint_field(texture, field, grass)
-        self._polygons = _in_texels(polygons)
-        for polygon, color in zip(self._polygons, self._colors(colors), strict=True):
-            cv2.fillConvexPoly(texture, polygon, color, cv2.LINE_8, FRACTION_BITS)
+        levels = self._colors(colors)
+        for texture in (self._fine, self._coarse):
+            texture.start(polygons, levels, field, grass)
+        self._halved = []
 
     def touch(self, index: int) -> None:
         """Give polygon `index` the road's colour, as gymnasium does once the car has touched a tile."""
-        cv2.fillConvexPoly(self._levels[0], self._polygons[index], self._road_color, cv2.LINE_8, FRACTION_BITS)
+        self._fine.repaint(index, self._road_color)
 
     def draw(self, view: CarView) -> Picture:
         """Return a new picture."""
-        picture = np.empty((SIZE, SIZE, *self._channels), np.uint8)
+        picture = np.empty((SIZE, SIZE) if self.grayscale else (SIZE, SIZE, 3), np.uint8)
+        road = picture[:ROAD_ROWS] if self.grayscale else self._road
         zoom = FIRST_ZOOM * max(1.0 - view.time, 0.0) + FINAL_ZOOM * min(view.time, 1.0)
-        self._draw_road(picture[:ROAD_ROWS], view, zoom)
-        self._draw_car(picture[CAR_ROWS, CAR_COLUMNS], view, zoom)
+        self._draw_road(road, view, zoom)
+        self._draw_car(road[CAR_ROWS, CAR_COLUMNS], view, zoom)
+        if not self.grayscale:
+            cv2.cvtColor(road, cv2.COLOR_RGBA2RGB, picture[:ROAD_ROWS])
         speeds = (view.speed, *view.wheel_speeds)
         self._dashboard.draw(picture[ROAD_ROWS:], speeds, view.wheel_angles[0], view.turning, view.score)
         return picture
 
-    def _colors(self, colors: Sequence[Color]) -> list[list[float]]:
-        """Turn RGB colours (n, 3) into the texture's: as dark as shrinking leaves them, one channel or three."""
+    def _colors(self, colors: Sequence[Color]) -> list[Level]:
+        """Turn RGB colours (n, 3) into the texture's: as dark as shrinking leaves them, in one channel or four."""
         rgb = darkened(np.asarray(colors, np.float64))
-        levels: list[list[float]] = np.rint(rgb @ GRAY[:, None] if self.grayscale else rgb).tolist()
-        return levels
-
-    def _level(self, level: int) -> Picture:
-        """Return the texture halved `level` times, made when the episode first asks for it."""
-        for halved in range(len(self._levels), level + 1):
-            side = TEXELS >> halved
-            finer = self._levels[halved - 1]
-            self._levels.append(np.asarray(cv2.resize(finer, (side, side), interpolation=cv2.INTER_AREA), np.uint8))
-        return self._levels[level]
+        levels = np.rint(rgb @ GRAY[:, None]) if self.grayscale else np.pad(rgb, ((0, 0), (0, 1)))
+        return cast(list[Level], levels.tolist())
 
     def _draw_road(self, picture: Picture, view: CarView, zoom: float) -> None:
         if zoom == FINAL_ZOOM:
-            _warp(self._levels[0], picture, view, zoom, finer=1)
+            _warp(self._fine.texels, picture, view, zoom, finer=1)
             return
-        level = min(int(math.log2(FINAL_ZOOM / zoom)), COARSEST)
-        twice = np.empty((2 * ROAD_ROWS, 2 * SIZE, *self._channels), np.uint8)
-        _warp(self._level(level), twice, view, zoom, finer=2)
-        cv2.resize(twice, (SIZE, ROAD_ROWS), picture, interpolation=cv2.INTER_AREA)
+        # In the opening several points a pixel are averaged, so many that they lie at most two texels apart.
+        halvings = int(math.log2(FINAL_ZOOM / zoom))
+        finer = 2 if halvings == 0 else 4
+        texels = self._fine.texels
+        if halvings >= 2:
+            finer = 2
+            texels = self._coarse_halved(halvings - 2)
+        points = np.empty((finer * ROAD_ROWS, finer * SIZE, *self._channels), np.uint8)
+        _warp(texels, points, view, zoom, finer)
+        while finer > 1:  # halving twice is several times as fast as quartering
+            finer //= 2
+            points = cv2.resize(points, (finer * SIZE, finer * ROAD_ROWS), interpolation=cv2.INTER_AREA)
+        picture[:] = points
+
+    def _coarse_halved(self, times: int) -> Picture:
+        """Return the coarse texture halved so many times, made when the episode first asks for it."""
+        if not self._halved:
+            self._halved = [self._coarse.texels]
+        while len(self._halved) <= times:
+            side = COARSE >> len(self._halved)
+            smaller = cv2.resize(self._halved[-1], (side, side), interpolation=cv2.INTER_AREA)
+            self._halved.append(np.asarray(smaller, np.uint8))
+        return self._halved[times]
 
     def _draw_car(self, part: Picture, view: CarView, zoom: float) -> None:
         """Draw wheels and hull over `part` of a picture, enlarged, and shrink it again: that smooths their edges."""
@@ -162,24 +173,6 @@ class Renderer:
         for outline in FINAL_HULL if zoom == FINAL_ZOOM else _hull(zoom):
             cv2.fillConvexPoly(cells, outline, self._hull_color)
         part[:] = cv2.resize(cells, part.shape[1::-1], interpolation=cv2.INTER_AREA)
-
-
-def _paint_field(texture: Picture, field: list[float], grass: list[float]) -> None:
-    period = 2 * PATCH_OF_GRASS
-    channels = texture.shape[2:]
-    rows = np.empty((period, TEXELS // period, period, *channels), np.uint8)
-    rows[:] = field
-    rows[:PATCH_OF_GRASS, :, :PATCH_OF_GRASS] = grass
-    texture.reshape(TEXELS // period, *rows.shape)[:] = rows
-
-
-def _in_texels(polygons: NDArray[np.float64]) -> NDArray[np.int32]:
-    """Return fixed-point corners (n, 4, 2) in the texture, each moved inwards across the road by what cv2 overfills."""
-    corners = (np.asarray(polygons, np.float64).reshape(-1, 4, 2) + FIELD) * PER_UNIT - 0.5
-    across = corners[:, [1, 0, 3, 2]] - corners
-    lengths = np.linalg.norm(across, axis=2, keepdims=True)
-    corners += across * (OVERFILL / np.maximum(lengths, 2 * OVERFILL))
-    return np.rint(corners * (1 << FRACTION_BITS)).astype(np.int32)
 
 
 def _warp(texture: Picture, picture: Picture, view: CarView, zoom: float, finer: int) -> None:
@@ -219,17 +212,23 @@ def _stripe(phase: float) -> list[complex] | None:
     if sin_1 > 0 and sin_2 > 0:
         return None
     cos_1, cos_2 = math.cos(phase), math.cos(phase + STRIPE_TURN)
-    half, front = WHEEL_CORNERS[1].real, -WHEEL_CORNERS[1].imag
-    first = -front * (math.copysign(1.0, cos_1) if sin_1 > 0 else cos_1)
-    last = -front * (math.copysign(1.0, cos_2) if sin_2 > 0 else cos_2)
-    return [complex(-half, first), complex(half, first), complex(half, last), complex(-half, last)]
+    first = math.copysign(1.0, cos_1) if sin_1 > 0 else cos_1
+    last = math.copysign(1.0, cos_2) if sin_2 > 0 else cos_2
+    left, right = -WHEEL_HALF.real, WHEEL_HALF.real
+    first, last = -WHEEL_HALF.imag * first, -WHEEL_HALF.imag * last
+    return [complex(left, first), complex(right, first), complex(right, last), complex(left, last)]
 
 
 def _wheels(view: CarView, zoom: float) -> tuple[list[NDArray[np.int32]], list[NDArray[np.int32]]]:
     """Return the outlines in cells of the four wheels and of their visible stripes."""
-    stripes = [_stripe(phase) for phase in view.wheel_phases]
-    shapes = np.array([WHEEL_CORNERS] * 4 + [stripe or WHEEL_CORNERS for stripe in stripes])
-    turns = np.exp(-1j * np.array(view.wheel_angles))
-    points = np.concatenate([WHEEL_CENTRES] * 2)[:, None] + np.concatenate([turns] * 2)[:, None] * shapes
-    outlines = _in_cells(points, zoom)
-    return list(outlines[:4]), [outline for outline, stripe in zip(outlines[4:], stripes, strict=True) if stripe]
+    turns = [cmath.rect(1.0, -angle) for angle in view.wheel_angles]
+    places = list(range(4))
+    shapes = [WHEEL_CORNERS] * 4
+    for place, phase in enumerate(view.wheel_phases):
+        stripe = _stripe(phase)
+        if stripe is not None:
+            places.append(place)
+            shapes.append(stripe)
+    points = WHEEL_CENTRES[places] + np.array([turns[place] for place in places])[:, None] * np.array(shapes)
+    outlines = list(_in_cells(points, zoom))
+    return outlines[:4], outlines[4:]

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import CSVOutputFormat
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecFrameStack, VecNormalize
 from tqdm import tqdm
 
 from sb3_carracing.evaluation import (
@@ -29,11 +29,12 @@ from sb3_carracing.evaluation import (
     VecWrapper,
     check_actions,
     check_pipeline,
+    env_spec,
     evaluate,
     pipeline_env,
     summarize,
 )
-from sb3_carracing.runs import Pipeline, next_free, read_run
+from sb3_carracing.runs import Pipeline, WrapperCall, next_free, read_run
 
 
 class _RunCallback(BaseCallback):
@@ -157,7 +158,8 @@ class ValidationCallback(_RunCallback):
     """Play the same validation tracks every so many frames, write evaluations.csv and keep best_model.zip.
 
     Logs `eval/mean_score`, `eval/laps_finished` and `eval/best_mean_score`. Within a run of rl-zoo3 the environment is
-    the run's own, without what is for training only; elsewhere the training environment's id, or `make_env`.
+    the run's own, without what is for training only; elsewhere `make_env`, or the training environment's id with the
+    wrappers around it that gymnasium can repeat (those that are `RecordConstructorArgs`).
 
     Args:
         every_frames: physics frames between two validations; one more is played at the end of the training.
@@ -227,16 +229,18 @@ class ValidationCallback(_RunCallback):
             assert self.run_dir is not None
             pipeline = read_run(self.run_dir).pipeline
             return pipeline_env(pipeline, stock=self._stock), pipeline.wrap_vec_env, pipeline.normalize
-        normalize = self.model.get_vec_normalize_env()
-        wrap = functools.partial(_normalize_alike, normalize) if normalize is not None else None
+        wrap = functools.partial(_wrap_alike, self.training_env)
         return self._make_env or self._factory_like_training(), wrap, None
 
     def _factory_like_training(self) -> EnvFactory:
+        """Return a factory of the training environment's id and wrappers, those that gymnasium knows the keywords of."""
         spec = self.training_env.get_attr("spec")[0]
         if spec is None:
             raise ValueError("the training environment has no id: pass make_env to ValidationCallback")
         kwargs = {key: value for key, value in spec.kwargs.items() if key != "render_mode"}
-        return pipeline_env(Pipeline(spec.id, kwargs), stock=self._stock)
+        added = spec.additional_wrappers[len(env_spec(spec.id).additional_wrappers) :]
+        wrappers = [WrapperCall(wrapper.entry_point, wrapper.kwargs) for wrapper in added if wrapper.kwargs is not None]
+        return pipeline_env(Pipeline(spec.id, kwargs, tuple(wrappers)), stock=self._stock)
 
     def _validate(self) -> None:
         start = time.perf_counter()
@@ -317,10 +321,17 @@ def _best_in(file: Path) -> float:
         return max((float(row["mean"]) for row in csv.DictReader(stream)), default=-np.inf)
 
 
-def _normalize_alike(normalize: VecNormalize, venv: VecEnv) -> VecEnv:
-    """Wrap `venv` in a frozen copy of the training's VecNormalize."""
-    twin = copy.deepcopy(normalize)
-    twin.set_venv(venv)
-    twin.training = False
-    twin.norm_reward = False
-    return twin
+def _wrap_alike(training: VecEnv, venv: VecEnv) -> VecEnv:
+    """Wrap `venv` like the training's: a frozen copy of VecNormalize, frame stacking; SB3 turns pictures by itself."""
+    if not isinstance(training, VecEnvWrapper):
+        return venv
+    venv = _wrap_alike(training.venv, venv)
+    if isinstance(training, VecNormalize):
+        twin = copy.deepcopy(training)
+        twin.set_venv(venv)
+        twin.training = False
+        twin.norm_reward = False
+        return twin
+    if isinstance(training, VecFrameStack):
+        return VecFrameStack(venv, training.stacked_obs.n_stack)
+    return venv

@@ -14,7 +14,7 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 from test_runs import write_run
 
 from sb3_carracing import BetaPPO, callbacks
@@ -274,6 +274,28 @@ def test_elsewhere_the_environment_is_the_training_environments_id(tmp_path: Pat
     unnamed = PPO("MlpPolicy", Toy(), n_steps=16, batch_size=16, device="cpu")
     with pytest.raises(ValueError, match="no id: pass make_env"):
         unnamed.learn(16, in_folder(ValidationCallback(10_000, 1), tmp_path))
+
+
+def test_wrappers_of_the_training_are_repeated_without_those_for_rewards_or_ends(tmp_path: Path) -> None:
+    from sb3_carracing.envs.wrappers import ActionRepeat, Grayscale
+
+    def wrap(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+        return Grayscale(ActionRepeat(env, frame_skip=4))
+
+    rules = {"off_road_frames": 1, "renderer": "stock"}
+    env = VecFrameStack(make_vec_env("CarRacingFast-v3", env_kwargs=rules, wrapper_class=wrap), 2)
+    model = PPO("MlpPolicy", env, n_steps=2, batch_size=2, policy_kwargs={"net_arch": [2]}, device="cpu")
+    callback = in_folder(ValidationCallback(10_000, 1), tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(callbacks, "evaluate", scripted([1.0, 2.0]))
+        model.learn(2, callback)
+    validated = callback._factory()
+    assert validated.observation_space == env.venv.observation_space
+    assert (validated.unwrapped.frame_skip, validated.unwrapped.renderer) == (4, "stock")
+    assert validated.unwrapped.rules.off_road_frames == 0
+    blog = PPO("MlpPolicy", "CarRacingBlog-v3", n_steps=2, policy_kwargs={"net_arch": [2]}, device="cpu")
+    callback.init_callback(blog)
+    assert callback._factory_like_training()().observation_space.shape == (4, 96, 96)
 
 
 @pytest.mark.parametrize("in_run", [True, False])

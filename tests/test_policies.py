@@ -181,6 +181,14 @@ class TestNetworks:
         rows = first.weight.detach().flatten(1)
         th.testing.assert_close(rows @ rows.T, 2.0 * th.eye(len(rows)), rtol=0, atol=1e-4)
 
+    @pytest.mark.parametrize("ortho_init", [True, False])
+    @pytest.mark.parametrize("name", ["blog", "iurin", "impala"])
+    def test_convolutions_are_laid_out_for_speed(self, name: str, ortho_init: bool) -> None:
+        policy = CnnPolicy(IMAGE, spaces.Discrete(3), schedule, features_extractor_class=name, ortho_init=ortho_init)
+        for layer in policy.modules():
+            if isinstance(layer, nn.Conv2d):
+                assert layer.weight.is_contiguous(memory_format=th.channels_last)
+
     def test_heads_have_sb3s_gains(self) -> None:
         policy = policy_of()
         for head, gain in [(policy.action_net, 0.01), (policy.value_net, 1.0)]:

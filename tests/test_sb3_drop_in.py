@@ -12,11 +12,10 @@ import stable_baselines3
 
 # The start of a failing test's name, and words of its failure that show the reason.
 EXPECTED_FAILURES = {
-    # gSDE and squashing are a Gaussian's; with a Beta they are refused.
+    # gSDE perturbs a Gaussian; with a Beta it is refused.
     "test_distributions.test_squashed_gaussian": "use_sde=True has no meaning with a Beta policy",
     "test_save_load.test_save_load_policy[True-": "use_sde=True has no meaning with a Beta policy",
     "test_sde.test_state_dependent_noise": "use_sde=True has no meaning with a Beta policy",
-    "test_sde.test_only_sde_squashed": "squash_output=True has no meaning with a Beta policy",
     # Our class has another name: in the warning of a small network on a GPU, and as TensorBoard's folder.
     "test_run.test_ppo_warnings": "BetaPPO on the GPU",
     "test_tensorboard.test_tensorboard[ppo]": "isdir",
@@ -50,19 +49,9 @@ def sb3_tests(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of the tests in the source distribution of the installed SB3."""
     folder = tmp_path_factory.mktemp("sb3")
     wanted = f"stable_baselines3=={stable_baselines3.__version__}"
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "-q",
-        "--no-deps",
-        "--no-binary",
-        "stable_baselines3",
-        "-d",
-        str(folder),
-    ]
-    done = subprocess.run([*command, wanted], capture_output=True, text=True, timeout=300)
+    options = ["-q", "--no-deps", "--no-binary", "stable_baselines3", "-d", str(folder)]
+    command = [sys.executable, "-m", "pip", "download", *options, wanted]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     archives = list(folder.glob("*.tar.gz"))
     if done.returncode != 0 or not archives:
         pytest.skip(f"the source distribution of {wanted} is not reachable: {done.stderr.strip()[-200:]}")

@@ -605,6 +605,18 @@ class TestDropIn:
     def test_progress_bar(self) -> None:
         small().learn(64, progress_bar=True)
 
+    @pytest.mark.parametrize(("keep_memory", "device", "calls"), [(True, "cpu", 1), (False, "cpu", 0), (True, "meta", 0)])
+    def test_malloc_is_touched_by_learn_alone(
+        self, monkeypatch: pytest.MonkeyPatch, keep_memory: bool, device: str, calls: int
+    ) -> None:
+        called: list[bool] = []
+        monkeypatch.setattr("sb3_carracing.ppo.beta_ppo.keep_freed_memory", lambda: called.append(True))
+        model = small(keep_memory=keep_memory)
+        assert not called
+        model.device = th.device(device)
+        model.learn(0)
+        assert len(called) == calls
+
     def test_set_up_later(self) -> None:
         model = small(_init_setup_model=False)
         assert not hasattr(model, "policy")

@@ -6,8 +6,9 @@ import sys
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
-# Blocks up to this size [bytes] are cut from the heap and stay there when freed; glibc takes a C int.
-_KEEP_UP_TO = 2**30
+# Blocks up to this size [bytes] are cut from the heap and stay there when freed; glibc takes a C int, and before its
+# version 2.35 refused more than 32 MiB.
+_KEEP_UP_TO = (2**30, 2**25)
 
 
 def keep_freed_memory() -> bool:
@@ -23,4 +24,4 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:  # musl has none
         return False
-    return bool(mallopt(_M_MMAP_THRESHOLD, _KEEP_UP_TO) and mallopt(_M_TRIM_THRESHOLD, _KEEP_UP_TO))
+    return any(mallopt(_M_MMAP_THRESHOLD, size) for size in _KEEP_UP_TO) and bool(mallopt(_M_TRIM_THRESHOLD, 2**30))

@@ -5,8 +5,8 @@ calls two methods. The vectors and rotations that a body hands out stay views of
 once, at reset, and read through the getters of their classes. All arithmetic is done in gymnasium's order.
 """
 
-import math
 from collections.abc import Callable
+from math import copysign, sqrt
 from typing import Any, NamedTuple
 
 import Box2D
@@ -92,37 +92,45 @@ class FastCar(car_dynamics.Car):
 
     def brake(self, b: float) -> None:
         """Press the brake, 0 to 1."""
-        super().brake(float(b))  # type: ignore[no-untyped-call]
+        b = float(b)
+        for wheel in self.wheels:
+            wheel.brake = b
 
     def steer(self, s: float) -> None:
         """Turn the front wheels towards `s`, -1 (right) to 1 (left)."""
-        super().steer(float(s))  # type: ignore[no-untyped-call]
+        self.wheels[0].steer = self.wheels[1].steer = float(s)
 
     def step(self, dt: float) -> None:
         """Steer the wheels, turn and slow them, and push the car with their friction, for `dt` seconds."""
         engine = dt * ENGINE_POWER
         for wheel, state, body, joint, rotation, velocity in self._parts:
-            steer = state["steer"] - _joint_angle(joint)
-            _set_motor_speed(joint, math.copysign(min(50.0 * abs(steer), 3.0), steer))
+            steering = 50.0 * (state["steer"] - _joint_angle(joint))
+            _set_motor_speed(joint, 3.0 if steering > 3.0 else -3.0 if steering < -3.0 else steering)
 
             grass = True
             limit = GRASS_LIMIT
             for tile in state["tiles"]:
-                limit = max(limit, FRICTION_LIMIT * tile.road_friction)
+                grip = FRICTION_LIMIT * tile.road_friction
+                if grip > limit:
+                    limit = grip
                 grass = False
 
             sin, cos = _sin(rotation), _cos(rotation)
             v_x, v_y = _x(velocity), _y(velocity)
 
-            omega = state["omega"] + engine * state["gas"] / WHEEL_INERTIA / (abs(state["omega"]) + 5.0)
-            self.fuel_spent += engine * state["gas"]
-            omega = _braked(omega, state["brake"])
+            omega = state["omega"]
+            power = engine * state["gas"]
+            if power:  # of rear wheels alone
+                omega += power / WHEEL_INERTIA / (abs(omega) + 5.0)
+                self.fuel_spent += power
+            if state["brake"] > 0:
+                omega = _braked(omega, state["brake"])
             state["phase"] += omega * dt
 
             radius = state["wheel_rad"]
             along = (-(-sin * v_x + cos * v_y) + omega * radius) * SLIP_FORCE
             across = -(cos * v_x + sin * v_y) * SLIP_FORCE
-            force = math.sqrt(along * along + across * across)
+            force = sqrt(along * along + across * across)
             if force > 2.0 * limit:
                 self._trace(wheel, grass)
             else:
@@ -150,12 +158,8 @@ def _braked(omega: float, brake: float) -> float:
     """Return a wheel's rotation [rad/s] after one frame of braking; from 0.9 on the wheel locks."""
     if brake >= 0.9:
         return 0.0
-    if brake > 0:
-        slower = BRAKE_FORCE * brake
-        if slower >= abs(omega):
-            return 0.0
-        return omega - math.copysign(slower, omega)
-    return omega
+    slower = BRAKE_FORCE * brake
+    return 0.0 if slower >= abs(omega) else omega - copysign(slower, omega)
 
 
 class Owner(NamedTuple):

@@ -103,6 +103,15 @@ class TestSameAsStock:
         )
         assert all(th.equal(ours[key], stock[key]) for key in stock)
 
+    @pytest.mark.parametrize(("policy", "keys"), [("CnnPolicy", None), ("MultiInputPolicy", ("image", "vector"))])
+    def test_images_and_dicts_too(self, policy: str, keys: tuple[str, str] | None) -> None:
+        image = spaces.Box(0, 255, (1, 36, 36), dtype=np.uint8)
+        space = image if keys is None else spaces.Dict(dict(zip(keys, (image, VECTOR), strict=True)))
+        ours, stock = (
+            weights(algorithm(policy, AnySpaces(space, spaces.Discrete(3)), **SMALL).learn(64)) for algorithm in (BetaPPO, PPO)
+        )
+        assert all(th.equal(ours[key], stock[key]) for key in stock)
+
     def test_a_gaussian_policy_too(self) -> None:
         """With SB3's own policy class the two algorithms are one."""
         from stable_baselines3.ppo import MlpPolicy

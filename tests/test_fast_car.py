@@ -1,0 +1,196 @@
+"""The fast physics is gymnasium's to the last bit: car, wheels, traces and tiles, frame by frame."""
+
+import gc
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from drivers import CentreLineDriver, OutwardDriver, cheap_render, five_actions
+from gymnasium.envs.box2d import car_dynamics
+from gymnasium.envs.box2d import car_racing as stock
+
+from sb3_carracing.envs.car_racing import CarRacing
+from sb3_carracing.envs.fast_car import FastCar
+
+Driver = Callable[[int], Any]
+
+
+class Undrawn(stock.CarRacing):
+    """Gymnasium's own environment without its drawing, which takes nearly all of its time."""
+
+    def _render(self, mode: str) -> Any:
+        return cheap_render(self, mode)
+
+
+def random_driver(env: Any, seed: int) -> Driver:
+    rng = np.random.default_rng(seed)
+    return lambda frame: rng.uniform([-1, 0, 0], [1, 1, 1]).astype(np.float32)
+
+
+def wild_driver(env: Any, seed: int) -> Driver:
+    """Full gas in waves of steering with locked wheels now and then: skids, traces, spins, grass."""
+    rng = np.random.default_rng(seed)
+    wave = rng.uniform(20, 60)
+
+    def drive(frame: int) -> Any:
+        return np.array([np.sin(frame / wave), 1.0, 0.95 * (frame % 90 > 80)], np.float32)
+
+    return drive
+
+
+def lap_driver(env: Any, seed: int) -> Driver:
+    driver = CentreLineDriver(env)
+    return lambda frame: driver()
+
+
+def crash_driver(env: Any, seed: int) -> Driver:
+    driver = OutwardDriver(env)
+    return lambda frame: driver()
+
+
+DRIVERS = [random_driver, wild_driver, lap_driver, crash_driver]
+
+
+def everything(env: Any) -> list[Any]:
+    """All numbers of an episode's state that anyone can read, exactly."""
+    car = env.car
+    bodies = [
+        (tuple(body.position), body.angle, tuple(body.linearVelocity), body.angularVelocity, body.awake)
+        for body in [car.hull, *car.wheels]
+    ]
+    wheels = [
+        (wheel.gas, wheel.brake, wheel.steer, wheel.phase, wheel.omega, wheel.joint.angle, wheel.joint.motorSpeed)
+        for wheel in car.wheels
+    ]
+    contacts = [sorted(tile.idx for tile in wheel.tiles) for wheel in car.wheels]
+    traces = [(particle.color, particle.poly, particle.grass) for particle in car.particles]
+    skids = [(wheel.skid_start is None, wheel.skid_particle is None) for wheel in car.wheels]
+    score = (env.reward, env.prev_reward, env.tile_visited_count, env.new_lap, env.t, car.fuel_spent)
+    return [bodies, wheels, contacts, traces, skids, score, [tile.road_visited for tile in env.road]]
+
+
+def assert_same_episode(theirs: Any, mine: Any, make_driver: Any, seed: int, n_frames: int = 1000) -> dict[str, Any]:
+    theirs.reset(seed=seed)
+    mine.reset(seed=seed)
+    assert [tile.fixtures[0].shape.vertices for tile in theirs.road[:20]] == [
+        tile.fixtures[0].shape.vertices for tile in mine.road[:20]
+    ]
+    drive = make_driver(theirs, seed)
+    for frame in range(n_frames):
+        assert everything(theirs) == everything(mine), f"seed {seed}, frame {frame}"
+        action = drive(frame) if theirs.continuous else five_actions(drive(frame), frame)
+        _, reward, terminated, _, info = theirs.step(action)
+        _, reward_2, terminated_2, _, info_2 = mine.step(action)
+        assert (reward, terminated) == (reward_2, terminated_2)
+        assert info.items() <= info_2.items()
+        if terminated:
+            break
+    assert everything(theirs) == everything(mine)
+    return info
+
+
+@pytest.fixture(scope="module")
+def cheap() -> Any:
+    """Our environment, its own pictures left out: only physics is compared here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CarRacing, "_fast_picture", lambda self: cheap_render(self, "state_pixels"))
+        yield
+
+
+@pytest.mark.parametrize("continuous", [True, False])
+@pytest.mark.parametrize("make_driver", DRIVERS)
+def test_every_number_is_gymnasiums(make_driver: Any, continuous: bool, cheap: None) -> None:
+    theirs, mine = Undrawn(continuous=continuous), CarRacing(continuous=continuous)
+    info = assert_same_episode(theirs, mine, make_driver, seed=21)
+    if continuous and make_driver in (lap_driver, crash_driver):
+        assert info["lap_finished"] is (make_driver is lap_driver)
+    # The next episode begins with what the last one left behind.
+    assert_same_episode(theirs, mine, make_driver, seed=22, n_frames=60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("continuous", [True, False])
+@pytest.mark.parametrize("make_driver", DRIVERS)
+def test_every_number_is_gymnasiums_on_many_tracks(make_driver: Any, continuous: bool, cheap: None) -> None:
+    theirs = Undrawn(continuous=continuous, domain_randomize=True)
+    mine = CarRacing(continuous=continuous, domain_randomize=True)
+    for seed in range(1000, 1012):
+        assert_same_episode(theirs, mine, make_driver, seed)
+
+
+@pytest.mark.parametrize("render_mode", [None, "rgb_array"])
+def test_tiles_take_the_roads_colour_as_in_gymnasium(render_mode: str | None, cheap: None) -> None:
+    """To the frame where people may see gymnasium's own picture; else for the car that drives forwards."""
+    theirs, mine = Undrawn(), CarRacing(render_mode=render_mode)
+    for env in (theirs, mine):
+        env.reset(seed=3)
+    drive = CentreLineDriver(theirs)
+    for _ in range(400):
+        action = drive()
+        for env in (theirs, mine):
+            env.step(action)
+        assert [tile.color.tolist() for tile in theirs.road] == [tile.color.tolist() for tile in mine.road]
+
+
+def test_a_friction_that_someone_has_changed_counts(cheap: None) -> None:
+    theirs, mine = Undrawn(), CarRacing()
+    for env in (theirs, mine):
+        env.reset(seed=4)
+        for tile in env.road:
+            tile.road_friction = 0.7 + 0.2 * (tile.idx % 3)
+    for frame in range(300):
+        action = np.array([np.sin(frame / 15), 1.0, 0.0], np.float32)
+        for env in (theirs, mine):
+            env.step(action)
+        assert everything(theirs) == everything(mine)
+
+
+@pytest.mark.parametrize("brake", [0.0, 0.3, 0.899, 0.9, 1.0])
+def test_actions_beyond_their_bounds_act_as_in_gymnasium(brake: float, cheap: None) -> None:
+    theirs, mine = Undrawn(), CarRacing()
+    for env in (theirs, mine):
+        env.reset(seed=6)
+    for frame in range(120):
+        action = np.array([3.0 * (-1) ** (frame // 30), 2.0 - frame / 40, brake * (frame > 60)])
+        for env in (theirs, mine):
+            env.step(action)
+        assert everything(theirs) == everything(mine)
+
+
+def test_the_car_is_still_a_gymnasium_car(cheap: None) -> None:
+    env = CarRacing()
+    env.reset(seed=1)
+    car = env.car
+    assert isinstance(car, FastCar)
+    assert isinstance(car, car_dynamics.Car)
+    n_bodies = len(env.world.bodies)
+    env.reset(seed=1)
+    assert len(env.world.bodies) == n_bodies
+    assert car.wheels == []
+    car.step(0.02)  # the bodies are gone: nothing to do, and nothing to crash on
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("grayscale", [True, False])
+def test_memory_is_flat_over_200_episodes(grayscale: bool) -> None:
+    env = CarRacing(frame_skip=8, grayscale=grayscale)
+    rng = np.random.default_rng(0)
+    sizes = []
+    for episode in range(200):
+        env.reset(seed=episode)
+        ended = False
+        while not ended:
+            action = rng.uniform([-0.3, 0, 0], [0.3, 0.5, 0.1])
+            _, _, terminated, truncated, _ = env.step(action)
+            ended = terminated or truncated
+        gc.collect()
+        sizes.append(resident_bytes())
+    assert np.median(sizes[-20:]) - np.median(sizes[30:50]) < 2**20

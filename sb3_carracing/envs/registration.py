@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 from gymnasium.envs.registration import WrapperSpec
 
-_CAR_RACING = "sb3_carracing.envs.car_racing:CarRacing"
+CAR_RACING = "sb3_carracing.envs.car_racing:CarRacing"
 _WRAPPERS = "sb3_carracing.envs.wrappers"
 
 
@@ -46,7 +46,7 @@ def register_envs() -> None:
     """
     for env_id, (kwargs, views) in _IDS.items():
         if env_id not in gym.registry:
-            gym.register(env_id, entry_point=_CAR_RACING, kwargs=kwargs, additional_wrappers=views)
+            gym.register(env_id, entry_point=CAR_RACING, kwargs=kwargs, additional_wrappers=views)
 
 
 def views_of(env_id: str) -> tuple[WrapperSpec, ...]:

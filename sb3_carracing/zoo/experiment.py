@@ -4,18 +4,21 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_carracing.data import hyperparams_file
+from sb3_carracing.envs.registration import CAR_RACING
 
 
 class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
     """What `python -m sb3_carracing train` uses in rl-zoo3's place; arguments are rl-zoo3's.
 
-    It differs in three points: without `-conf` the packaged hyperparameters are read; `-i` goes on where the agent was
-    (steps and schedules, where rl-zoo3 starts both anew); callbacks that have a `run_dir` learn the run's folder.
+    It differs in four points: without `-conf` the packaged hyperparameters are read; `-i` goes on where the agent was
+    (steps and schedules, where rl-zoo3 starts both anew); callbacks that have a `run_dir` learn the run's folder; and
+    monitor.csv also holds the raw score of this package's CarRacing, since its rewards are shaped by `env_kwargs`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -25,6 +28,12 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         if bound.get("config") is None and (packaged := hyperparams_file(bound["algo"])) is not None:
             bound["config"] = str(packaged)
         super().__init__(**bound)
+
+    def create_envs(self, *args: Any, **kwargs: Any) -> VecEnv:
+        """Create the environments as rl-zoo3 does; those of ours put their raw score into monitor.csv as well."""
+        if gym.spec(self.env_name.gym_id).entry_point == CAR_RACING:
+            self.monitor_kwargs.setdefault("info_keywords", ("score", "frames"))
+        return super().create_envs(*args, **kwargs)
 
     def create_callbacks(self) -> None:
         """Create rl-zoo3's callbacks, and tell those of ours where the run's folder is."""

@@ -33,7 +33,8 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         """Create the environments as rl-zoo3 does; those of ours put their raw score into monitor.csv as well."""
         if gym.spec(self.env_name.gym_id).entry_point == CAR_RACING:
             self.monitor_kwargs.setdefault("info_keywords", ("score", "frames"))
-        return super().create_envs(*args, **kwargs)
+        env: VecEnv = super().create_envs(*args, **kwargs)
+        return env
 
     def create_callbacks(self) -> None:
         """Create rl-zoo3's callbacks, and tell those of ours where the run's folder is."""

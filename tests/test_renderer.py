@@ -225,6 +225,13 @@ def test_digits_are_gymnasiums(score: float) -> None:
     assert np.max(cv2.absdiff(to_gray(official)[84:, :12], gray[84:, :12])) <= 1
 
 
+def test_digits_are_written_also_after_pygame_has_quit() -> None:
+    first = dashboard._score("4321", True)
+    dashboard._score.cache_clear()
+    pygame.quit()
+    assert np.array_equal(dashboard._score("4321", True), first)
+
+
 def test_geometry_is_gymnasiums() -> None:
     assert (stock.STATE_W, stock.STATE_H) == (renderer.SIZE, renderer.SIZE)
     assert (stock.WINDOW_W, stock.WINDOW_H) == renderer.WINDOW

@@ -157,12 +157,20 @@ def _sideways_bars(grayscale: bool) -> tuple[SidewaysBar, SidewaysBar]:
     return bar(*STEERING), bar(*TURNING)
 
 
+@lru_cache(maxsize=1)
+def _font() -> pygame.font.Font:
+    return pygame.font.Font(pygame.font.get_default_font(), SCORE_FONT)
+
+
 @lru_cache(maxsize=4096)
 def _score(text: str, grayscale: bool) -> Strip:
     """Return the digits (12, 12) or (12, 12, 3), written and shrunk by pygame as gymnasium does it."""
     pygame.font.init()
-    font = pygame.font.Font(pygame.font.get_default_font(), SCORE_FONT)
-    digits = font.render(text, True, (255, 255, 255), (0, 0, 0))
+    try:
+        digits = _font().render(text, True, (255, 255, 255), (0, 0, 0))
+    except pygame.error:  # someone has called pygame.quit() since, as gymnasium does when a window closes
+        _font.cache_clear()
+        digits = _font().render(text, True, (255, 255, 255), (0, 0, 0))
     place = digits.get_rect()
     place.center = SCORE_CENTRE
     corner = pygame.Surface((SCORE_COLUMNS * WINDOW_COLUMNS // COLUMNS, WINDOW_ROWS))

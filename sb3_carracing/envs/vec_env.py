@@ -12,6 +12,7 @@ import mmap
 import multiprocessing as mp
 import os
 import pickle
+import select
 import signal
 import sys
 import tempfile
@@ -322,6 +323,7 @@ class _Worker:
         self._name = name
         self._number = 0
         self.remote, workers_end = context.Pipe()
+        self._poll = _poll_for(self.remote)
         # A forked worker inherits the parent's ends of all pipes; while it holds them no one sees that the parent died.
         inherited = [*(worker.remote for worker in earlier), self.remote] if context.get_start_method() == "fork" else []
         self.process: BaseProcess = context.Process(
@@ -357,8 +359,8 @@ class _Worker:
         number = -1
         while number != self._number:
             try:
-                while not self.remote.poll(_CHECK_SECONDS):
-                    if not self.process.is_alive() and not self.remote.poll():
+                while not self._poll(_CHECK_SECONDS):
+                    if not self.process.is_alive() and not self._poll(0.0):
                         raise self._died()
                 number, reply = self.remote.recv()
             except (EOFError, OSError) as error:
@@ -424,11 +426,15 @@ def _serve(remote: Connection, inherited: Sequence[Connection], env_fns: Cloudpi
 
     environments = _Environments(remote, indices)
     parent = os.getppid()
+    poll = _poll_for(remote)
     request: tuple[int, str, Any] = (0, "make", env_fns.var)
     with suppress(EOFError, OSError):  # the parent is gone
         while request[1] != "close":
             _answer(remote, environments, *request)
-            request = _next_request(remote, parent)
+            while not poll(_CHECK_SECONDS):
+                if os.getppid() != parent:
+                    raise EOFError
+            request = remote.recv()
     environments.close()
     remote.close()
 
@@ -447,12 +453,11 @@ def _answer(remote: Connection, environments: "_Environments", number: int, comm
         remote.send((number, _Failure.of(error, environments.current)))
 
 
-def _next_request(remote: Connection, parent: int) -> tuple[int, str, Any]:
-    while not remote.poll(_CHECK_SECONDS):
-        if os.getppid() != parent:
-            raise EOFError
-    request: tuple[int, str, Any] = remote.recv()
-    return request
+def _poll_for(remote: Connection) -> Callable[[float], object]:
+    """Return a function that waits so many seconds for something to read; `remote.poll` sets itself up at every call."""
+    poll = select.poll()
+    poll.register(remote, select.POLLIN)
+    return lambda seconds: poll.poll(1000.0 * seconds)
 
 
 class _Environments:

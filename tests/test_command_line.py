@@ -1,6 +1,7 @@
 """The real commands in a subprocess, as a user types them."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,30 @@ def test_bad_input_is_one_clear_sentence(tmp_path: Path, arguments: list[str], m
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_interrupt_saves_the_agent_and_a_second_start_gets_its_own_folder(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sb3_carracing", "train", "--env", "Pendulum-v1", "--eval-freq", "-1", "-n", "10000000"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    # The second table of the log: an update lies behind.
+    seen = 0
+    for line in process.stdout:
+        seen += "total_timesteps" in line
+        if seen == 2:
+            break
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
+    agent = tmp_path / "logs/beta_ppo/Pendulum-v1_1/Pendulum-v1.zip"
+    saved = agent.stat().st_mtime_ns
+    pendulum("-n", "64", cwd=tmp_path)
+    assert (tmp_path / "logs/beta_ppo/Pendulum-v1_2/Pendulum-v1.zip").is_file()
+    assert agent.stat().st_mtime_ns == saved
 
 
 def test_help_lists_every_command(tmp_path: Path) -> None:

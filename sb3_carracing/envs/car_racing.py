@@ -17,7 +17,7 @@ from gymnasium.envs.box2d import car_racing as stock
 from gymnasium.utils import EzPickle
 
 from sb3_carracing.envs.camera import Camera
-from sb3_carracing.envs.fast_car import FastCar, TileContacts
+from sb3_carracing.envs.fast_car import FastCar, TileContacts, hasten_tiles
 from sb3_carracing.envs.renderer import Picture as Picture
 
 MAX_FRAMES = 1000
@@ -168,6 +168,7 @@ class CarRacing(stock.CarRacing):
         self._rule_sees_green = grass_rule == "green" and grass_penalty > 0
         self.renderer = one_of("renderer", renderer, RENDERERS)
         super().__init__(render_mode, verbose, lap_complete_percent, domain_randomize, continuous)
+        hasten_tiles(self.world)
         EzPickle.__init__(
             self,
             render_mode=render_mode,

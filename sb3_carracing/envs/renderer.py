@@ -139,19 +139,12 @@ class Renderer:
         if zoom == FINAL_ZOOM:
             _warp(self._fine.texels, picture, view, zoom, finer=1)
             return
-        # In the opening several points a pixel are averaged, so many that they lie at most two texels apart.
+        # In the opening four points a pixel are averaged, of a texture on which they lie no more than 4 texels apart.
         halvings = int(math.log2(FINAL_ZOOM / zoom))
-        finer = 2 if halvings == 0 else 4
-        texels = self._fine.texels
-        if halvings >= 2:
-            finer = 2
-            texels = self._coarse_halved(halvings - 2)
-        points = np.empty((finer * ROAD_ROWS, finer * SIZE, *self._channels), np.uint8)
-        _warp(texels, points, view, zoom, finer)
-        while finer > 1:  # halving twice is several times as fast as quartering
-            finer //= 2
-            points = cv2.resize(points, (finer * SIZE, finer * ROAD_ROWS), interpolation=cv2.INTER_AREA)
-        picture[:] = points
+        texels = self._fine.texels if halvings < 2 else self._coarse_halved(halvings - 2)
+        points = np.empty((2 * ROAD_ROWS, 2 * SIZE, *self._channels), np.uint8)
+        _warp(texels, points, view, zoom, finer=2)
+        cv2.resize(points, (SIZE, ROAD_ROWS), picture, interpolation=cv2.INTER_AREA)
 
     def _coarse_halved(self, times: int) -> Picture:
         """Return the coarse texture halved so many times, made when the episode first asks for it."""

@@ -11,14 +11,16 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_carracing.data import hyperparams_file
 from sb3_carracing.envs.registration import CAR_RACING
+from sb3_carracing.envs.vec_env import SharedMemoryVecEnv
 
 
 class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
     """What `python -m sb3_carracing train` uses in rl-zoo3's place; arguments are rl-zoo3's.
 
-    It differs in four points: without `-conf` the packaged hyperparameters are read; `-i` goes on where the agent was
+    It differs in five points: without `-conf` the packaged hyperparameters are read; `-i` goes on where the agent was
     (steps and schedules, where rl-zoo3 starts both anew); callbacks that have a `run_dir` learn the run's folder; and
-    monitor.csv also holds the raw score of this package's CarRacing, since its rewards are shaped by `env_kwargs`.
+    monitor.csv also holds the raw score of this package's CarRacing, since its rewards are shaped by `env_kwargs`; and
+    `--vec-env subproc` means several environments a worker process instead of one.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -28,6 +30,8 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         if bound.get("config") is None and (packaged := hyperparams_file(bound["algo"])) is not None:
             bound["config"] = str(packaged)
         super().__init__(**bound)
+        if bound.get("vec_env_type") == "subproc":
+            self.vec_env_class = SharedMemoryVecEnv
 
     def create_envs(self, *args: Any, **kwargs: Any) -> VecEnv:
         """Create the environments as rl-zoo3 does; those of ours put their raw score into monitor.csv as well."""

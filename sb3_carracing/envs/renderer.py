@@ -87,6 +87,10 @@ class Renderer:
         self._road = np.zeros((ROAD_ROWS, SIZE, *self._channels), np.uint8)
         self._dashboard = Dashboard(grayscale=grayscale)
         self._stripe_color, self._hull_color, self._road_color = self._colors([STRIPE_COLOR, HULL_COLOR, (0, 0, 0)])
+        self._final_hull = np.zeros((CELLS[1], CELLS[0], *self._channels), np.uint8)
+        self._final_hull_mask = np.zeros((CELLS[1], CELLS[0]), np.uint8)
+        _fill_hull(self._final_hull, self._hull_color, FINAL_ZOOM)
+        _fill_hull(self._final_hull_mask, [255.0], FINAL_ZOOM)
 
     def start(
         self,
@@ -158,14 +162,16 @@ class Renderer:
 
     def _draw_car(self, part: Picture, view: CarView, zoom: float) -> None:
         """Draw wheels and hull over `part` of a picture, enlarged, and shrink it again: that smooths their edges."""
-        cells = cv2.resize(part, CELLS, interpolation=cv2.INTER_NEAREST)
+        cells = np.asarray(cv2.resize(part, CELLS, interpolation=cv2.INTER_NEAREST), np.uint8)
         wheels, stripes = _wheels(view, zoom)
         cv2.fillPoly(cells, wheels, WHEEL_COLOR)
         if stripes:
             cv2.fillPoly(cells, stripes, self._stripe_color)
-        for outline in FINAL_HULL if zoom == FINAL_ZOOM else _hull(zoom):
-            cv2.fillConvexPoly(cells, outline, self._hull_color)
-        part[:] = cv2.resize(cells, part.shape[1::-1], interpolation=cv2.INTER_AREA)
+        if zoom == FINAL_ZOOM:
+            cv2.copyTo(self._final_hull, self._final_hull_mask, cells)
+        else:
+            _fill_hull(cells, self._hull_color, zoom)
+        cv2.resize(cells, part.shape[1::-1], part, interpolation=cv2.INTER_AREA)
 
 
 def _warp(texture: Picture, picture: Picture, view: CarView, zoom: float, finer: int) -> None:
@@ -192,11 +198,9 @@ def _in_cells(points: NDArray[np.complex128], zoom: float) -> NDArray[np.int32]:
     return cells.view(np.float64).reshape(*points.shape, 2).astype(np.int32)
 
 
-def _hull(zoom: float) -> list[NDArray[np.int32]]:
-    return [_in_cells(np.asarray(outline, np.complex128), zoom) for outline in HULL]
-
-
-FINAL_HULL = _hull(FINAL_ZOOM)
+def _fill_hull(cells: Picture, color: Level, zoom: float) -> None:
+    for outline in HULL:
+        cv2.fillConvexPoly(cells, _in_cells(np.asarray(outline, np.complex128), zoom), color)
 
 
 def _stripe(phase: float) -> list[complex] | None:

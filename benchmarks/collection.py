@@ -14,7 +14,10 @@ equal, and resets are inside the times. Measured in turn, in an order that chang
 The ratio is `collect / (environments + policy)`, by round; median and quartiles are printed. The goal is 1.15 at most. It
 is given twice: of the time that passes, which other programs on the same cores disturb, and of the processors' time, summed
 over all processes, which they hardly do; the latter leaves out what is lost by waiting for each other. With
-`--max-others 0.1`, a round during which other programs used more than a tenth of a core is played again.
+`--max-others 0.1` a round begins when other programs use no more than a tenth of a core, and is played again if they did in
+between, for up to `--patience` minutes.
+
+With more than one of torch's threads, set OMP_WAIT_POLICY=PASSIVE: otherwise they spin on the cores that the workers need.
 
     python benchmarks/collection.py [--rounds 7] [--steps 64] [--workers 2 4 8] [--threads 1] [--whole-episodes]
 """
@@ -79,6 +82,24 @@ def machine_time() -> float:
     """Return the processor time [s] that all programs have used since the machine started."""
     fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
     return (sum(fields[:3]) + sum(fields[5:7])) / os.sysconf("SC_CLK_TCK")  # user, nice, system; interrupts
+
+
+class Others:
+    """Within a `with`: how many `cores` programs other than this one and `processes` use on average."""
+
+    def __init__(self, processes: Sequence[BaseProcess]) -> None:
+        self.processes = processes
+
+    def __enter__(self) -> "Others":
+        self.start = self._now()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        now = self._now()
+        self.cores = (now[1] - self.start[1]) / (now[0] - self.start[0])
+
+    def _now(self) -> tuple[float, float]:
+        return time.perf_counter(), machine_time() - Time.now(self.processes).processor_seconds
 
 
 class Bare:
@@ -199,20 +220,23 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         return dict(sorted(times.items(), key=lambda item: item[0].startswith("collect"))), int(reference[3][1:].sum())
 
     rounds: list[dict[str, Time]] = []
-    n_ended = 0
-    for number in range(5 * args.rounds):
-        start, others = time.perf_counter(), machine_time() - Time.now(everyone).processor_seconds
-        times, ended = play(number)
-        others = (machine_time() - Time.now(everyone).processor_seconds - others) / (time.perf_counter() - start)
-        if others <= args.max_others:
+    n_ended = number = 0
+    deadline = time.monotonic() + 60 * args.patience
+    while len(rounds) < args.rounds and time.monotonic() < deadline:
+        with Others(everyone) as others:
+            time.sleep(1.0 if args.max_others < float("inf") else 0.1)
+        if others.cores > args.max_others:
+            continue
+        with others:
+            times, ended = play(number)
+        if others.cores <= args.max_others:
             rounds.append(times)
             n_ended += ended
-        if len(rounds) == args.rounds:
-            break
+        number += 1
     for closable in (bare, bare_in_one, *envs.values()):
         closable.close()
     if not rounds:
-        raise SystemExit(f"Other programs used more than {args.max_others} cores in every one of {5 * args.rounds} rounds")
+        raise SystemExit(f"Other programs used more than {args.max_others} cores for all of {args.patience} minutes")
     return {
         "ended": n_ended / (len(rounds) * (args.steps - 1) * args.envs),
         "seconds": {name: [times[name].seconds for times in rounds] for name in rounds[0]},
@@ -235,6 +259,8 @@ def report(result: dict[str, Any], args: argparse.Namespace) -> None:
         series = {name: np.array(values) for name, values in result[kind].items()}
         print(f"\n{kind.replace('_', ' ')}, ms a step of all environments: median (quartiles)")
         for name, values in series.items():
+            if name == "in step" and kind != "seconds":
+                continue
             print(f"  {name:20}{quartiles(1e3 * values / args.steps)}")
         print("  ratio to environments + policy")
         for name, values in series.items():
@@ -258,6 +284,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="torch's threads")
     parser.add_argument("--whole-episodes", action="store_true", help="without the training rules that end episodes early")
     parser.add_argument("--max-others", type=float, default=float("inf"), help="cores that other programs may use")
+    parser.add_argument("--patience", type=float, default=10.0, help="minutes to wait for rounds that nobody disturbs")
     parser.add_argument("--json", type=Path, help="write all times to this file")
     args = parser.parse_args()
     result = measure(args)

@@ -60,6 +60,9 @@ class SharedMemoryVecEnv(VecEnv):
     It goes where `SubprocVecEnv` goes: into `make_vec_env(vec_env_cls=...)`, rl-zoo3 and `VecEnvWrapper`s. The arrays
     that `reset` and `step_wait` return are the caller's to keep.
 
+    Where workers and torch share the cores, set `OMP_WAIT_POLICY=PASSIVE` before torch is loaded, or torch to one thread:
+    torch's further threads otherwise spin for milliseconds after each operation, on the cores that the workers need.
+
     Args:
         env_fns: functions that make one environment each. Observations: all that SB3 knows (Box of any dtype, Discrete,
             MultiDiscrete, MultiBinary, Dict and Tuple of these), of the same shapes and dtypes in every environment.

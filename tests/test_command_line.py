@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 REPOSITORY = Path(__file__).parent.parent
+WRAPPERS = "sb3_carracing.envs.wrappers"
 
 
 def run_command(*arguments: str, cwd: Path, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -55,6 +56,20 @@ def test_train_then_resume_goes_on_where_it_was(tmp_path: Path) -> None:
     assert "Traceback" not in finished.stderr
 
 
+def test_the_best_agent_is_the_validations(tmp_path: Path) -> None:
+    """rl-zoo3's own evaluation, on by default, measures a shaped reward and must not replace the agent."""
+    from sb3_carracing import BetaPPO
+
+    validation = "callback:[{'sb3_carracing.callbacks.ValidationCallback':{'every_frames':1,'n_episodes':1}}]"
+    small = ["n_envs:1", "n_steps:3", "batch_size:3", "n_epochs:1", validation]
+    command = ["train", "--env", "CarRacingFast-v3", "-n", "3", "--eval-freq", "3", "--eval-episodes", "1", "-params", *small]
+    run_command(*command, cwd=tmp_path)
+    run = tmp_path / "logs/beta_ppo/CarRacingFast-v3_1"
+    assert (run / "evaluations.npz").is_file(), "rl-zoo3 has not evaluated"
+    # The three validations see the same weights, so the first remains the best; rl-zoo3 evaluates after them.
+    assert BetaPPO.load(run / "best_model.zip").num_timesteps == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -69,6 +84,19 @@ def test_train_then_resume_goes_on_where_it_was(tmp_path: Path) -> None:
             ["train", "--env", "Pendulum-v1", "-params", "policy_kwargs:dict(features_extractor_class='vgg')"],
             "'blog', 'combined', 'flatten'",
         ),
+        (["train", "--env", "CarRacingFast-v3", "--env-kwargs", "frame_skp:3"], "unexpected keyword argument 'frame_skp'"),
+        (
+            [
+                "train",
+                "--env",
+                "CarRacingFast-v3",
+                "-params",
+                f"env_wrapper:[{{'{WRAPPERS}.ActionRepeat':{{'frame_skp':4}}}}]",
+            ],
+            "unexpected keyword argument 'frame_skp'",
+        ),
+        (["train", "--env", "CarRacingFast-v3", "-params", f"env_wrapper:'{WRAPPERS}.Nope'"], "has no attribute 'Nope'"),
+        (["train", "--env", "Pendulum-v1", "-params", "n_stepps:64"], "unexpected keyword argument 'n_stepps'"),
         (["evaluate", "logs/none"], "logs"),
     ],
 )

@@ -7,8 +7,10 @@ from typing import Any
 import gymnasium as gym
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_carracing.callbacks import ValidationCallback
 from sb3_carracing.data import hyperparams_file
 from sb3_carracing.envs.registration import CAR_RACING
 from sb3_carracing.envs.vec_env import SharedMemoryVecEnv
@@ -17,10 +19,11 @@ from sb3_carracing.envs.vec_env import SharedMemoryVecEnv
 class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
     """What `python -m sb3_carracing train` uses in rl-zoo3's place; arguments are rl-zoo3's.
 
-    It differs in five points: without `-conf` the packaged hyperparameters are read; `-i` goes on where the agent was
-    (steps and schedules, where rl-zoo3 starts both anew); callbacks that have a `run_dir` learn the run's folder; and
-    monitor.csv also holds the raw score of this package's CarRacing, since its rewards are shaped by `env_kwargs`; and
-    `--vec-env subproc` means several environments a worker process instead of one.
+    It differs in some points: without `-conf` the packaged hyperparameters are read; `-i` goes on where the agent was
+    (steps and schedules, where rl-zoo3 starts both anew); callbacks that have a `run_dir` learn the run's folder;
+    best_model.zip is `ValidationCallback`'s where there is one; monitor.csv also holds the raw score of this package's
+    CarRacing, since its rewards are shaped by `env_kwargs`; `--vec-env subproc` means several environments a worker
+    process instead of one; and a name or keyword that does not fit is a ValueError, whichever class found it.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -40,12 +43,27 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         env: VecEnv = super().create_envs(*args, **kwargs)
         return env
 
+    def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
+        """Make environments and model as rl-zoo3 does; what cannot be made is one sentence, before any training.
+
+        :raises ValueError: for a wrapper, callback or keyword that does not exist, or parts that do not fit together
+        """
+        try:
+            experiment: tuple[BaseAlgorithm, dict[str, Any]] | None = super().setup_experiment()
+        except (TypeError, AttributeError, ImportError, RuntimeError, gym.error.Error) as error:
+            raise ValueError(f"the training cannot be set up: {error}") from error
+        return experiment
+
     def create_callbacks(self) -> None:
         """Create rl-zoo3's callbacks, and tell those of ours where the run's folder is."""
         super().create_callbacks()
+        validates = any(isinstance(callback, ValidationCallback) for callback in self.callbacks)
         for callback in self.callbacks:
             if hasattr(callback, "run_dir"):
                 callback.run_dir = Path(self.save_path)
+            if validates and isinstance(callback, EvalCallback):
+                # Two measures of the best agent would write one best_model.zip; this one's reward is shaped.
+                callback.best_model_save_path = None
 
     def learn(self, model: BaseAlgorithm) -> None:
         """Train up to `n_timesteps` steps in all, those that a resumed agent has behind it included."""

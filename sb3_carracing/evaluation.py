@@ -24,6 +24,7 @@ from typing import Any, Protocol
 import gymnasium as gym
 import numpy as np
 import torch as th
+import yaml
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from rich import box
@@ -469,11 +470,14 @@ def add_agent_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--last", action="store_true", help="the run's last agent (default: its best, if there is one)")
     which.add_argument("--best", action="store_true", help="the run's best agent")
     which.add_argument("--random", action="store_true", help="uniform random actions, in the run's pipeline if given")
-    parser.add_argument("--env-id", help="for a .zip: the environment that it was trained in")
+    parser.add_argument("--env-id", metavar="ID", help="for a .zip: the environment that it was trained in")
     parser.add_argument("--algo", help="for a .zip: its algorithm (default: ppo)")
     parser.add_argument("--frame-stack", type=int, metavar="N", help="for a .zip: pictures stacked by VecFrameStack")
     parser.add_argument(
-        "--wrapper", action="append", metavar="PATH", help="for a .zip: wrapper by dotted path, innermost first"
+        "--wrapper",
+        action="append",
+        metavar="WRAPPER",
+        help="for a .zip: wrapper by dotted path, innermost first; with keywords as in a YAML: 'PATH: {frame_skip: 4}'",
     )
     parser.add_argument("--device", default="cpu", help="where the agent computes (default: cpu)")
 
@@ -510,7 +514,8 @@ def _agent_of_run(folder: Path, args: argparse.Namespace) -> Agent:
 def _agent_by_hand(file: Path | None, args: argparse.Namespace) -> Agent:
     if file is not None and args.env_id is None:
         raise ValueError(f"{file} does not say where it drives: pass --env-id (or its run folder instead)")
-    pipeline = Pipeline(args.env_id or STOCK_ID, wrappers=wrapper_calls(args.wrapper), frame_stack=args.frame_stack)
+    wrappers = wrapper_calls(_from_yaml(args.wrapper or []))
+    pipeline = Pipeline(args.env_id or STOCK_ID, wrappers=wrappers, frame_stack=args.frame_stack)
     spec = env_spec(pipeline.env_id)
     if file is None or args.random:
         return _random_agent(pipeline, Path())
@@ -519,6 +524,13 @@ def _agent_by_hand(file: Path | None, args: argparse.Namespace) -> Agent:
     if isinstance(model.action_space, spaces.Discrete) and _is_car_racing(spec) and "continuous" not in spec.kwargs:
         pipeline.env_kwargs["continuous"] = False
     return Agent(file.name, model, algo, pipeline, file, file.parent)
+
+
+def _from_yaml(texts: Sequence[str]) -> list[Any]:
+    try:
+        return [yaml.safe_load(text) for text in texts]
+    except yaml.YAMLError as error:
+        raise ValueError(f"--wrapper cannot be read as YAML: {' '.join(str(error).split())}") from error
 
 
 def _random_agent(pipeline: Pipeline, folder: Path) -> Agent:
@@ -560,8 +572,9 @@ def _version(package: str) -> str | None:
 
 def results_table(title: str, summaries: dict[str, Summary]) -> Table:
     """Return a table with a row for every kind of action; the interval is of the mean, laps are those finished."""
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("actions")
+    # Narrow, for 80 characters.
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+    table.add_column("actions", no_wrap=True)
     for column in ("tracks", "mean", "std", "95 % interval", "median", "min", "laps", ">= 900"):
         table.add_column(column, justify="right", no_wrap=True)
     for kind, summary in summaries.items():

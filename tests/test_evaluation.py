@@ -1,5 +1,6 @@
 """The evaluation protocol: scores are stock CarRacing's own, whatever stands between it and the agent."""
 
+import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -23,12 +24,14 @@ from sb3_carracing.evaluation import (
     EpisodeResult,
     RandomPolicy,
     action_kinds,
+    add_agent_arguments,
     evaluate,
     main,
+    open_agent,
     pipeline_env,
     summarize,
 )
-from sb3_carracing.runs import Pipeline, WrapperCall
+from sb3_carracing.runs import Pipeline, WrapperCall, read_run
 
 ACTION = np.array([0.1, 0.3, 0.0], np.float32)
 REPEAT_4 = WrapperCall("sb3_carracing.envs.wrappers.ActionRepeat", {"frame_skip": 4})
@@ -403,6 +406,23 @@ def test_command_on_the_random_baseline(tmp_path: Path, monkeypatch: pytest.Monk
     assert -100.0 < report["results"]["sample"]["summary"]["mean"] < 0.0
 
 
+def test_an_agent_by_hand_takes_wrappers_with_keywords(blog_run: Path) -> None:
+    """A stock agent trained behind the blog's wrappers is put behind them again."""
+    views = [
+        "sb3_carracing.envs.wrappers.ActionRepeat: {frame_skip: 8}",
+        "sb3_carracing.envs.wrappers.Grayscale",
+        "gymnasium.wrappers.FrameStackObservation: {stack_size: 4, padding_type: reset}",
+    ]
+    parser = argparse.ArgumentParser()
+    add_agent_arguments(parser)
+    by_hand = [str(blog_run / "CarRacingBlog-v3.zip"), "--algo", "beta_ppo", "--env-id", "CarRacing-v3"]
+    agent = open_agent(parser.parse_args([*by_hand, *(word for view in views for word in ("--wrapper", view))]))
+    views_of_the_id = pipeline_env(read_run(blog_run).pipeline).wrappers
+    assert pipeline_env(agent.pipeline).wrappers == tuple(
+        WrapperCall(view.path.replace(":", "."), view.kwargs) for view in views_of_the_id
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -417,6 +437,11 @@ def test_command_on_the_random_baseline(tmp_path: Path, monkeypatch: pytest.Monk
         (["AGENT", "--env-id", "CarRacing-v3", "--algo", "pp0"], "unknown algorithm 'pp0'"),
         (["AGENT", "--env-id", "CarRacing-v3", "--algo", "beta_ppo"], "the agent's observation space is"),
         (["AGENT", "--env-id", "CarRacing-v3", "--wrapper", "no.such.Wrapper"], "cannot import 'no.such.Wrapper'"),
+        (["AGENT", "--env-id", "CarRacing-v3", "--wrapper", "a.B: {"], "--wrapper cannot be read as YAML"),
+        (
+            ["AGENT", "--env-id", "CarRacing-v3", "--wrapper", f"{REPEAT_4.path}: {{frame_skp: 4}}"],
+            "unexpected keyword argument 'frame_skp'",
+        ),
         (["AGENT", "--env-id", "Pendulum-v1"], "another environment"),
         (["--random", "-n", "0"], "-n must be at least 1"),
         (["--random", "--actions", "mode"], "cannot play 'mode' actions; valid: sample"),

@@ -45,11 +45,12 @@ def _logged(column: str, sign: float = 1.0) -> Callable[[Path], Curve | None]:
         table = _table(run / "progress.csv")
         if table is None or column not in table:
             return None
-        # An update is logged with the rollout after it, at whose frames it is drawn.
-        rows = table[table[column].notna()]
-        x_name = next((name for name in _X_COLUMNS if name in rows), "")
-        x = rows[x_name].to_numpy(float) if x_name else np.arange(len(rows))
-        return Curve(x, sign * rows[column].to_numpy(float), _X_COLUMNS.get(x_name, "updates"))
+        logged = table[column].notna()
+        y = sign * table[column][logged].to_numpy(float)
+        x_name = next((name for name in _X_COLUMNS if name in table), "")
+        # SB3 logs an update with the rollout after it; it is drawn where it took place, at the end of the one before.
+        x = table[x_name].ffill().shift(1)[logged].to_numpy(float) if x_name else np.arange(len(y))
+        return Curve(x, y, _X_COLUMNS.get(x_name, "updates"))
 
     return read
 

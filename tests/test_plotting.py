@@ -43,7 +43,7 @@ def test_curves_hold_the_logged_numbers(run: Path) -> None:
     curves = {name: panel.read(run) for name, panel in PANELS.items()}
     assert all(curve is not None for curve in curves.values())
     for name, expected in {"actor_loss": [-0.01, -0.02], "critic_loss": [3.5, 2.5], "entropy": [-1.5, -2.5]}.items():
-        np.testing.assert_array_equal(curves[name].x, [200, 300])  # type: ignore[union-attr]
+        np.testing.assert_array_equal(curves[name].x, [100, 200])  # type: ignore[union-attr]
         np.testing.assert_array_equal(curves[name].y, expected)  # type: ignore[union-attr]
     evaluation = curves["evaluation"]
     np.testing.assert_array_equal(evaluation.y, [5.0, 50.0])  # type: ignore[union-attr]

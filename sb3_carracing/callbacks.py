@@ -121,6 +121,8 @@ class ProgressCallback(_RunCallback):
                 self._running_score = 0.99 * self._running_score + 0.01 * float(score)
                 self._n_episodes += 1
         self._line.set_postfix_str(self._status(), refresh=False)
+        # The last rollout is played to its end; tqdm would not know what to say of 102 %.
+        self._line.total = max(self._line.total, self.model.num_timesteps)
         self._line.update(self.training_env.num_envs)
         return True
 

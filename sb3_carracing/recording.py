@@ -195,7 +195,7 @@ def preview(pipeline: Pipeline, file: Path, frames: int = 60) -> None:
         axis.set_title(f"{title}\n{' x '.join(map(str, np.shape(picture)))}", fontsize="small")
         axis.set_axis_off()
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=120)
+    figure.savefig(file, dpi=120, bbox_inches="tight")
 
 
 def main(argv: list[str]) -> None:

@@ -35,6 +35,10 @@ def run(command: str, argv: list[str]) -> Path | None:
     with patch.object(sys, "argv", [f"sb3_carracing {command}", *argv]):
         if command == "train":
             return _train()
+        if SCRIPTS[command].startswith("rl_zoo3.plots."):
+            # Their package imports them already, which runpy would warn of.
+            getattr(importlib.import_module(SCRIPTS[command]), command)()
+            return None
         runpy.run_module(SCRIPTS[command], run_name="__main__", alter_sys=False)
         return None
 

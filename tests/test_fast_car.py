@@ -1,6 +1,7 @@
 """The fast physics is gymnasium's to the last bit: car, wheels, traces and tiles, frame by frame."""
 
 import gc
+import math
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -171,6 +172,18 @@ def test_the_car_is_still_a_gymnasium_car(cheap: None) -> None:
     assert len(env.world.bodies) == n_bodies
     assert car.wheels == []
     car.step(0.02)  # the bodies are gone: nothing to do, and nothing to crash on
+
+
+def test_bodies_that_someone_adds_to_the_world_are_no_tiles(cheap: None) -> None:
+    env = CarRacing()
+    env.reset(seed=1)
+    x, y = env.car.hull.position
+    wall = env.world.CreateBody(stock.Box2D.b2BodyDef(position=(x, y + 6)))
+    wall.CreatePolygonFixture(box=(20, 1))
+    for _ in range(80):
+        env.step(np.array([0.0, 1.0, 0.0]))
+    assert math.dist(env.car.hull.position, (x, y)) < 6
+    assert env.tile_visited_count > 0
 
 
 def resident_bytes() -> int:

@@ -17,7 +17,7 @@ from gymnasium.envs.box2d import car_racing as stock
 from gymnasium.utils import EzPickle
 
 from sb3_carracing.envs.camera import Camera
-from sb3_carracing.envs.fast_car import FastCar, TileContacts, hasten_tiles
+from sb3_carracing.envs.fast_car import FastCar, Ground, TileContacts
 from sb3_carracing.envs.renderer import Picture as Picture
 
 MAX_FRAMES = 1000
@@ -168,7 +168,7 @@ class CarRacing(stock.CarRacing):
         self._rule_sees_green = grass_rule == "green" and grass_penalty > 0
         self.renderer = one_of("renderer", renderer, RENDERERS)
         super().__init__(render_mode, verbose, lap_complete_percent, domain_randomize, continuous)
-        hasten_tiles(self.world)
+        self._ground = Ground(self.world)
         EzPickle.__init__(
             self,
             render_mode=render_mode,
@@ -296,6 +296,13 @@ class CarRacing(stock.CarRacing):
             stopped_by = "no_progress"
         return stopped_by
 
+    def _destroy(self) -> None:
+        if self.road:
+            assert self.car is not None
+            self._ground.clear()
+            self.road = []
+            self.car.destroy()
+
     def _create_track(self) -> bool:
         made: bool = super()._create_track()  # type: ignore[no-untyped-call]
         if made:
@@ -311,7 +318,7 @@ class CarRacing(stock.CarRacing):
             self._camera.start(self)
             on_touch = self._camera.touch
         # Box2D does not own its listener: the world's Python object has to keep it alive.
-        self.world.contactListener_bug_workaround = TileContacts(self, on_touch)
+        self.world.contactListener_bug_workaround = TileContacts(self, self._ground.tiles, on_touch)
         self.world.contactListener = self.world.contactListener_bug_workaround
 
     def _render(self, mode: str) -> Any:

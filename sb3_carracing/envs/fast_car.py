@@ -1,5 +1,7 @@
 """CarRacing's physics in Python, faster and equal to the last bit: what gymnasium computes around Box2D's own step.
 
+`FastCar` takes the place of gymnasium's `Car`, `Ground` that of a body for each tile, `TileContacts` that of its listener.
+
 Box2D's objects answer slowly through their Python properties: `wheel.linearVelocity[0]` makes a vector object and
 calls two methods. The vectors and rotations that a body hands out stay views of the body, so that they are asked for
 once, at reset, and read through the getters of their classes. All arithmetic is done in gymnasium's order.
@@ -29,6 +31,7 @@ _set_motor_speed = Box2D.b2RevoluteJoint.motorSpeed.fset
 _apply_force = Box2D.b2Body.ApplyForceToCenter
 _fixture_a, _fixture_b = Box2D.b2Contact.fixtureA.fget, Box2D.b2Contact.fixtureB.fget
 _address = Box2D.b2Fixture.__hash__
+_STATIC = Box2D.b2BodyDef()
 
 
 class WheelParts(NamedTuple):
@@ -154,18 +157,6 @@ class FastCar(car_dynamics.Car):
             wheel.skid_start = None
 
 
-def hasten_tiles(world: Any) -> None:
-    """Let a `b2World` make the static bodies of a track, some 300 at each reset, from one definition of them all."""
-    definition = Box2D.b2BodyDef()
-
-    def create_static_body(fixtures: Any) -> Any:
-        body = world.CreateBody(definition)
-        body.CreateFixture(fixtures)
-        return body
-
-    world.CreateStaticBody = create_static_body
-
-
 def _braked(omega: float, brake: float) -> float:
     """Return a wheel's rotation [rad/s] after one frame of braking; from 0.9 on the wheel locks."""
     if brake >= 0.9:
@@ -174,39 +165,87 @@ def _braked(omega: float, brake: float) -> float:
     return 0.0 if slower >= abs(omega) else omega - copysign(slower, omega)
 
 
-class Owner(NamedTuple):
-    """Whose a fixture is: a tile's, a wheel's, or neither: the hull's."""
+class Tile:
+    """A tile of the road, on which gymnasium's code puts what it otherwise puts on a Box2D body of its own."""
 
-    tile: Any
-    wheel: Any
+    def __init__(self, fixture: Any) -> None:
+        self.fixtures = [fixture]
+
+
+class Ground:
+    """One static body under all tiles of a track, instead of some 300 that Box2D goes through six times a frame.
+
+    What tiles touch, and when, is the same: Box2D looks at fixtures for that.
+
+    Args:
+        world: the `b2World` of a gymnasium `CarRacing`, which creates its tiles by `world.CreateStaticBody`.
+    """
+
+    def __init__(self, world: Any) -> None:
+        self._world = world
+        self._body: Any = None
+        self.tiles: dict[int, Tile] = {}  # by the address of the fixture
+        world.CreateStaticBody = self._create_tile
+
+    def _create_tile(self, fixtures: Any) -> Tile:
+        if self._body is None:
+            self._body = self._world.CreateBody(_STATIC)
+        fixture = self._body.CreateFixture(fixtures)
+        tile = self.tiles[_address(fixture)] = Tile(fixture)
+        return tile
+
+    def clear(self) -> None:
+        """Destroy all tiles."""
+        if self._body is not None:
+            self._world.DestroyBody(self._body)
+        self._body = None
+        self.tiles = {}
+
+
+class Side(NamedTuple):
+    """Stands in for a Box2D fixture in a contact, down to the data of its body."""
+
+    userData: Any
+
+    @property
+    def body(self) -> "Side":
+        """Itself: one object is enough."""
+        return self
+
+
+class Meeting(NamedTuple):
+    """Stands in for a Box2D contact."""
+
+    fixtureA: Side
+    fixtureB: Side
 
 
 class TileContacts(stock.FrictionDetector):
     """Gymnasium's contact listener, told only of contacts that may change the score, and telling of touched tiles.
 
     Args:
-        env: the gymnasium `CarRacing` that it counts tiles for, with its new track.
+        env: the gymnasium `CarRacing` that it counts tiles for.
+        tiles: of its new track, by the addresses of their fixtures.
         on_touch: called with a tile's number when the car touches it for the first time and its colour changes.
     """
 
-    def __init__(self, env: Any, on_touch: Callable[[int], None] | None) -> None:
+    def __init__(self, env: Any, tiles: dict[int, Tile], on_touch: Callable[[int], None] | None) -> None:
         super().__init__(env, env.lap_complete_percent)  # type: ignore[no-untyped-call]
+        self._tiles = tiles
+        self._wheels: dict[int, Any] = {}
         self._on_touch = on_touch
-        self._untouched = set(env.road)
-        self._owners: dict[int, Owner] = {}
+        self._untouched = set(tiles.values())
 
     def BeginContact(self, contact: Any) -> None:
         """Be told by Box2D that two fixtures touch."""
         tile, wheel = self._tile_and_wheel(contact)
-        if tile is None:
-            return
         if wheel is not None:
             # Only the first visit counts, and whatever a version of gymnasium makes of the tile where a lap begins.
             if tile.road_visited and tile.idx != 0:
                 wheel.tiles.add(tile)
             else:
-                super().BeginContact(contact)  # type: ignore[no-untyped-call]
-        if tile in self._untouched:
+                super().BeginContact(Meeting(Side(tile), Side(wheel)))  # type: ignore[no-untyped-call]
+        if tile is not None and tile in self._untouched:
             self._untouched.discard(tile)
             tile.color[:] = self.env.road_color
             if self._on_touch is not None:
@@ -215,20 +254,20 @@ class TileContacts(stock.FrictionDetector):
     def EndContact(self, contact: Any) -> None:
         """Be told by Box2D that two fixtures part."""
         tile, wheel = self._tile_and_wheel(contact)
-        if tile is not None and wheel is not None:
+        if wheel is not None:
             wheel.tiles.remove(tile)
 
     def _tile_and_wheel(self, contact: Any) -> tuple[Any, Any]:
-        first, second = self._owner(_fixture_a(contact)), self._owner(_fixture_b(contact))
-        return (first.tile, second.wheel) if first.tile is not None else (second.tile, first.wheel)
-
-    def _owner(self, fixture: Any) -> Owner:
-        """Ask Box2D only once for a fixture's owner: a body's `userData` is the slowest of its properties."""
+        """Return the contact's tile and its wheel, which is None for the hull; nothing but tiles has a wheel here."""
+        fixture = _fixture_b(contact)
+        tile = self._tiles.get(_address(_fixture_a(contact)))
+        if tile is None:
+            tile = self._tiles.get(_address(fixture))
+            if tile is None:
+                return None, None
+            fixture = _fixture_a(contact)
         address = _address(fixture)
-        owner = self._owners.get(address)
-        if owner is None:
-            body = fixture.body.userData
-            state = {} if body is None else vars(body)
-            owner = Owner(body if "road_friction" in state else None, body if "tiles" in state else None)
-            self._owners[address] = owner
-        return owner
+        if address not in self._wheels:
+            owner = fixture.body.userData
+            self._wheels[address] = owner if "tiles" in getattr(owner, "__dict__", {}) else None
+        return tile, self._wheels[address]

@@ -96,6 +96,10 @@ def test_the_best_agent_is_the_validations(tmp_path: Path) -> None:
             "unexpected keyword argument 'frame_skp'",
         ),
         (["train", "--env", "CarRacingFast-v3", "-params", f"env_wrapper:'{WRAPPERS}.Nope'"], "has no attribute 'Nope'"),
+        (
+            ["train", "--env", "CarRacingFast-v3", "--vec-env", "subproc", "--env-kwargs", "frame_skp:3"],
+            "cannot be set up: TypeError: CarRacing.__init__() got an unexpected keyword argument 'frame_skp'",
+        ),
         (["train", "--env", "Pendulum-v1", "-params", "n_stepps:64"], "unexpected keyword argument 'n_stepps'"),
         (["evaluate", "logs/none"], "logs"),
     ],
@@ -107,8 +111,9 @@ def test_bad_input_is_one_clear_sentence(tmp_path: Path, arguments: list[str], m
     assert "Traceback" not in result.stderr
 
 
-def test_interrupt_saves_the_agent_and_a_second_start_gets_its_own_folder(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "sb3_carracing", "train", "--env", "Pendulum-v1", "--eval-freq", "-1", "-n", "10000000"]
+@pytest.mark.parametrize("command", [["train"], ["train_and_report", "--"]], ids=lambda words: words[0])
+def test_interrupt_saves_the_agent_and_a_second_start_gets_its_own_folder(tmp_path: Path, command: list[str]) -> None:
+    command = [sys.executable, "-m", "sb3_carracing", *command, "--env", "Pendulum-v1", "--eval-freq", "-1", "-n", "10000000"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

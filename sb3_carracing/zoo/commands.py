@@ -24,10 +24,11 @@ _HAVE_ALGO = ("train", "enjoy", "record_video")
 
 
 def run(command: str, argv: list[str]) -> Path | None:
-    """Run rl-zoo3's script with its normal arguments; without `--algo` it is `beta_ppo`. Return `train`'s run folder.
+    """Run rl-zoo3's script with its normal arguments; without `--algo` it is `beta_ppo`.
 
     :param command: one of `SCRIPTS`
     :param argv: the script's arguments
+    :return: `train`'s run folder; None after Ctrl-C and for other commands
     """
     register()
     if command in _HAVE_ALGO and not any(arg == "--algo" or arg.startswith("--algo=") for arg in argv):
@@ -43,8 +44,11 @@ def run(command: str, argv: list[str]) -> Path | None:
         return None
 
 
-def _train() -> Path:
-    """Run rl-zoo3's train with our ExperimentManager, which it names as a global of its module; return its folder."""
+def _train() -> Path | None:
+    """Run rl-zoo3's train with our ExperimentManager, which it names as a global of its module.
+
+    :return: the run's folder; None where Ctrl-C ended the training, whose agent is saved then
+    """
     from sb3_carracing.zoo.experiment import CarRacingExperimentManager
 
     managers: list[CarRacingExperimentManager] = []
@@ -56,7 +60,7 @@ def _train() -> Path:
     train_script = importlib.import_module(SCRIPTS["train"])
     with patch.object(train_script, "ExperimentManager", create):
         train_script.train()
-    return Path(managers[-1].save_path)
+    return None if managers[-1].interrupted else Path(managers[-1].save_path)
 
 
 def train_and_report(argv: list[str]) -> None:
@@ -69,7 +73,9 @@ def train_and_report(argv: list[str]) -> None:
     parser.add_argument("train_arguments", nargs="*", help="after --: arguments of train")
     args = parser.parse_args(argv)
     run_folder = run("train", args.train_arguments)
-    assert run_folder is not None
+    if run_folder is None:
+        print("Interrupted: the agent is saved; evaluate, plot and record are left out")
+        return
     from sb3_carracing import evaluation, plotting, recording
 
     evaluation.main([str(run_folder), "-n", str(args.tracks)])

@@ -8,6 +8,7 @@ import gymnasium as gym
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_carracing.callbacks import ValidationCallback
@@ -33,6 +34,7 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         if bound.get("config") is None and (packaged := hyperparams_file(bound["algo"])) is not None:
             bound["config"] = str(packaged)
         super().__init__(**bound)
+        self.interrupted = False
         if bound.get("vec_env_type") == "subproc":
             self.vec_env_class = SharedMemoryVecEnv
 
@@ -51,7 +53,9 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         try:
             experiment: tuple[BaseAlgorithm, dict[str, Any]] | None = super().setup_experiment()
         except (TypeError, AttributeError, ImportError, RuntimeError, gym.error.Error) as error:
-            raise ValueError(f"the training cannot be set up: {error}") from error
+            # The last line is the error itself where a worker process sends its traceback along.
+            *_, cause = str(error).strip().splitlines() or [type(error).__name__]
+            raise ValueError(f"the training cannot be set up: {cause}") from error
         return experiment
 
     def create_callbacks(self) -> None:
@@ -67,23 +71,35 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
 
     def learn(self, model: BaseAlgorithm) -> None:
         """Train up to `n_timesteps` steps in all, those that a resumed agent has behind it included."""
-        if self.continue_training:
-            model = _Resumed(model)  # type: ignore[assignment]
-        super().learn(model)
+        learner = _Learner(model, self.continue_training)
+        super().learn(learner)
+        self.interrupted = learner.interrupted
 
 
-class _Resumed:
-    """A model whose `learn(total)` trains on up to `total` steps instead of starting its counter anew.
+class _Learner:
+    """A model's `learn` as rl-zoo3 calls it; a resumed one trains on instead of starting its counter anew.
 
     SB3's `learn(reset_num_timesteps=False)` adds its argument to the steps done, and schedules are a share of the sum:
     with what remains as argument, learning rate and clip range go on from where they were.
     """
 
-    def __init__(self, model: BaseAlgorithm):
+    def __init__(self, model: BaseAlgorithm, resumes: bool):
         self._model = model
+        self._resumes = resumes
+        self.interrupted = False
 
     def learn(self, total_timesteps: int, **kwargs: Any) -> None:
-        """Train for what remains of `total_timesteps` [steps]."""
+        """Train up to `total_timesteps` [steps] and note Ctrl-C, which rl-zoo3 swallows to save the agent."""
+        try:
+            if self._resumes:
+                self._learn_on(total_timesteps, **kwargs)
+            else:
+                self._model.learn(total_timesteps, **kwargs)
+        except KeyboardInterrupt:
+            self.interrupted = True
+            raise
+
+    def _learn_on(self, total_timesteps: int, **kwargs: Any) -> None:
         done = self._model.num_timesteps
         if done >= total_timesteps:
             raise ValueError(
@@ -91,6 +107,12 @@ class _Resumed:
             )
         print(f"Resuming at step {done} of {total_timesteps}")
         self._model.learn(total_timesteps - done, reset_num_timesteps=False, **kwargs)
+
+    @property
+    def policy(self) -> BasePolicy:
+        """The model's policy, which rl-zoo3 gives to ARS's helpers."""
+        policy: BasePolicy = self._model.policy
+        return policy
 
     @property
     def env(self) -> VecEnv | None:

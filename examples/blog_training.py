@@ -58,7 +58,12 @@ def main(timesteps: int = 120_000, n_steps: int = 2000, seed: int = 0) -> None:
         vf_coef=2.0,
         value_loss="huber",
         max_grad_norm=float("inf"),
-        policy_kwargs={"features_extractor_class": "blog", "activation_fn": "relu", "ortho_init": False},
+        policy_kwargs={
+            "features_extractor_class": "blog",
+            "activation_fn": "relu",
+            "ortho_init": False,
+            "optimizer_kwargs": {"eps": 1e-8},  # torch's default, where SB3's is 1e-5
+        },
         seed=seed,
     )
     model.learn(timesteps, callback=EpisodeLine())

@@ -1,4 +1,4 @@
-"""The first seed: five discrete actions, one environment; why it does not learn is told in the documentation."""
+"""The first seed: five discrete actions, one environment; why the original does not learn is told in README.md."""
 
 from typing import Any
 

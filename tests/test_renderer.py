@@ -243,7 +243,7 @@ def test_geometry_is_gymnasiums() -> None:
     hull = (car_dynamics.HULL_POLY1, car_dynamics.HULL_POLY2, car_dynamics.HULL_POLY3, car_dynamics.HULL_POLY4)
     for outline, corners in zip(renderer.HULL, hull, strict=True):
         assert np.allclose(outline, [complex(x, -y) * unit for x, y in corners])
-    assert np.allclose(renderer.WHEEL_CENTRES[:, 0], [complex(x, -y) * unit for x, y in car_dynamics.WHEELPOS])
+    assert np.allclose(renderer.WHEEL_CENTRES, [complex(x, -y) * unit for x, y in car_dynamics.WHEELPOS])
     assert np.allclose(renderer.WHEEL_HALF, complex(car_dynamics.WHEEL_W, car_dynamics.WHEEL_R) * unit)
     assert renderer.STRIPE_COLOR == car_dynamics.WHEEL_WHITE
 

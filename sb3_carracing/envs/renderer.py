@@ -11,6 +11,7 @@ Lengths are in gymnasium's world units unless a name or a comment says window pi
 import cmath
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple, cast
 
 import cv2
@@ -36,10 +37,11 @@ COARSE = 480  # texels a side of the texture for the opening, which shows the wh
 
 CAR_UNIT = 0.02
 """Of the outlines below: points x + iy in the car's own frame, y ahead, and turned over, as picture rows go down."""
-WHEEL_CENTRES = np.conj([[-55 + 80j], [55 + 80j], [-55 - 82j], [55 - 82j]]) * CAR_UNIT
+WHEEL_CENTRES = [complex(x, -y) * CAR_UNIT for x, y in ((-55, 80), (55, 80), (-55, -82), (55, -82))]
 WHEEL_HALF = (14 + 27j) * CAR_UNIT  # half its width, and its radius
 WHEEL_CORNERS = [complex(x * WHEEL_HALF.real, y * WHEEL_HALF.imag) for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
 STRIPE_TURN = 1.2  # radians of a wheel's rim that are lighter
+ANGLE_STEPS, PHASE_STEPS = 32, 10  # a radian, in which a wheel's steering and rotation are told apart
 HULL = [
     np.conj(outline) * CAR_UNIT
     for outline in (
@@ -163,10 +165,10 @@ class Renderer:
     def _draw_car(self, part: Picture, view: CarView, zoom: float) -> None:
         """Draw wheels and hull over `part` of a picture, enlarged, and shrink it again: that smooths their edges."""
         cells = np.asarray(cv2.resize(part, CELLS, interpolation=cv2.INTER_NEAREST), np.uint8)
-        wheels, stripes = _wheels(view, zoom)
-        cv2.fillPoly(cells, wheels, WHEEL_COLOR)
-        if stripes:
-            cv2.fillPoly(cells, stripes, self._stripe_color)
+        for outline, stripe in _wheels(view, zoom):
+            cv2.fillConvexPoly(cells, outline, WHEEL_COLOR)
+            if stripe is not None:
+                cv2.fillConvexPoly(cells, stripe, self._stripe_color)
         if zoom == FINAL_ZOOM:
             cv2.copyTo(self._final_hull, self._final_hull_mask, cells)
         else:
@@ -216,16 +218,32 @@ def _stripe(phase: float) -> list[complex] | None:
     return [complex(left, first), complex(right, first), complex(right, last), complex(left, last)]
 
 
-def _wheels(view: CarView, zoom: float) -> tuple[list[NDArray[np.int32]], list[NDArray[np.int32]]]:
-    """Return the outlines in cells of the four wheels and of their visible stripes."""
-    turns = [cmath.rect(1.0, -angle) for angle in view.wheel_angles]
-    places = list(range(4))
-    shapes = [WHEEL_CORNERS] * 4
-    for place, phase in enumerate(view.wheel_phases):
-        stripe = _stripe(phase)
-        if stripe is not None:
-            places.append(place)
-            shapes.append(stripe)
-    points = WHEEL_CENTRES[places] + np.array([turns[place] for place in places])[:, None] * np.array(shapes)
-    outlines = list(_in_cells(points, zoom))
-    return outlines[:4], outlines[4:]
+class Wheel(NamedTuple):
+    """Outlines in cells (4, 2) of a wheel and of its stripe, which may be out of sight."""
+
+    outline: NDArray[np.int32]
+    stripe: NDArray[np.int32] | None
+
+
+def _wheel(place: int, angle: float, phase: float, zoom: float) -> Wheel:
+    turn = cmath.rect(1.0, -angle)
+    outline = _in_cells(WHEEL_CENTRES[place] + turn * np.array(WHEEL_CORNERS), zoom)
+    stripe = _stripe(phase)
+    return Wheel(outline, None if stripe is None else _in_cells(WHEEL_CENTRES[place] + turn * np.array(stripe), zoom))
+
+
+@lru_cache(maxsize=1 << 13)
+def _final_wheel(place: int, angle_step: int, phase_step: int) -> Wheel:
+    """Return a wheel at the final zoom, in steps by which nothing moves as far as half a window pixel."""
+    return _wheel(place, angle_step / ANGLE_STEPS, phase_step / PHASE_STEPS, FINAL_ZOOM)
+
+
+def _wheels(view: CarView, zoom: float) -> list[Wheel]:
+    wheels = []
+    for place in range(4):
+        angle, phase = view.wheel_angles[place], view.wheel_phases[place] % math.tau
+        if zoom == FINAL_ZOOM:
+            wheels.append(_final_wheel(place, round(angle * ANGLE_STEPS), round(phase * PHASE_STEPS)))
+        else:
+            wheels.append(_wheel(place, angle, phase, zoom))
+    return wheels

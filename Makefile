@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 train: $(STAMP)
 	$(BIN)/python -m sb3_carracing train_and_report --tracks $(TRACKS) -- \
-		--env CarRacingFast-v3 --verbose 0 --eval-freq -1 --save-freq 50000 --tensorboard-log logs/tensorboard $(ARGS)
+		--env CarRacingFast-v3 --seed 1 --verbose 0 --eval-freq -1 --save-freq 50000 --tensorboard-log logs/tensorboard $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     except (ValueError, AssertionError, FileNotFoundError) as error:
         if os.environ.get("SB3_CARRACING_TRACEBACK"):
             raise
-        sys.exit(_fail(f"{error}\n(SB3_CARRACING_TRACEBACK=1 shows where it was raised)"))
+        sys.exit(_fail(f"{str(error) or repr(error)}\n(SB3_CARRACING_TRACEBACK=1 shows where it was raised)"))
 
 
 def _fail(message: str) -> int:

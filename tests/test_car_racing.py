@@ -17,7 +17,7 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from sb3_carracing.envs.car_racing import MAX_FRAMES, RENDERERS, CarRacing, Progress, mostly_green, off_road, to_gray
-from sb3_carracing.envs.registration import register_envs, views_of
+from sb3_carracing.envs.registration import register_envs
 
 IDLE = np.zeros(3, np.float32)
 GAS = np.array([0.0, 1.0, 0.0], np.float32)
@@ -491,9 +491,6 @@ def test_ids() -> None:
         again = gym.make(env.spec)
         assert again.observation_space == env.observation_space
         assert again.unwrapped.frame_skip == env.unwrapped.frame_skip
-        assert [view.name for view in env.spec.additional_wrappers] == [view.name for view in views_of(env_id)]
-    with pytest.raises(ValueError, match=r"CarRacingFast-v3.*got 'CarRacing-v3'"):
-        views_of("CarRacing-v3")
 
 
 def test_importing_the_package_loads_neither_pygame_nor_torch() -> None:

@@ -20,7 +20,6 @@ from stable_baselines3.common.monitor import Monitor
 import sb3_carracing  # noqa: F401  (registers the ids)
 from sb3_carracing.envs import wrappers
 from sb3_carracing.envs.car_racing import CarRacing, off_road, to_gray
-from sb3_carracing.envs.registration import views_of
 from sb3_carracing.envs.wrappers import ActionRepeat, Crop, GrassPenalty, Grayscale, ScaleReward, SignedPedals
 
 GAS = np.array([0.0, 1.0, 0.0], np.float32)
@@ -337,7 +336,7 @@ def test_specs_and_copies(make: Any, drawings: list[str]) -> None:
 
 def test_the_views_of_an_id_fit_around_stock(drawings: list[str]) -> None:
     env = theirs()
-    for view in views_of("CarRacingBlog-v3"):
+    for view in gym.spec("CarRacingBlog-v3").additional_wrappers:
         env = gym.envs.registration.load_env_creator(view.entry_point)(env, **view.kwargs)
     episodes_equal(env, gym.make("CarRacingBlog-v3"))
 

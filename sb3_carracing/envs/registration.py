@@ -47,16 +47,3 @@ def register_envs() -> None:
     for env_id, (kwargs, views) in _IDS.items():
         if env_id not in gym.registry:
             gym.register(env_id, entry_point=CAR_RACING, kwargs=kwargs, additional_wrappers=views)
-
-
-def views_of(env_id: str) -> tuple[WrapperSpec, ...]:
-    """Return the view wrappers of one of this package's ids, innermost first.
-
-    Evaluation puts the same ones around gymnasium's own `CarRacing-v3`.
-
-    Raises:
-        ValueError: `env_id` is not one of this package's.
-    """
-    if env_id not in _IDS:
-        raise ValueError(f"env_id must be one of {', '.join(map(repr, _IDS))}, got {env_id!r}")
-    return _IDS[env_id].views

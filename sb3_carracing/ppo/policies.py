@@ -11,7 +11,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
@@ -85,6 +85,18 @@ class NamedPartsPolicy(ActorCriticPolicy):
         for module in self.modules():
             if isinstance(module, ImageExtractor):
                 module.to(memory_format=th.channels_last)  # type: ignore[call-overload]
+
+    def make_features_extractor(self) -> BaseFeaturesExtractor:
+        """Create a features extractor; where SB3's NatureCNN fails on a small image, say what it needs."""
+        try:
+            return super().make_features_extractor()
+        except RuntimeError as error:
+            if self.features_extractor_class is not NatureCNN:
+                raise
+            # The type and the text are stock PPO's; torch alone would speak of a kernel.
+            raise RuntimeError(
+                f"NatureCNN needs images of at least 36 x 36 pixels, got {self.observation_space.shape}: {error}"
+            ) from error
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()

@@ -1,6 +1,7 @@
 """rl-zoo3's ExperimentManager with what its train script lacks: packaged hyperparameters, a resume that goes on."""
 
 import inspect
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,16 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
 
         :raises ValueError: for a wrapper, callback or keyword that does not exist, or parts that do not fit together
         """
+        try:
+            return self._set_up()
+        except Exception:
+            # rl-zoo3 has made the folder already, and `enjoy` takes the latest: an empty one would hide the run before it.
+            folder = Path(self.save_path)
+            if not [*folder.glob("*.zip"), *folder.glob("*/config.yml")]:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def _set_up(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
         try:
             experiment: tuple[BaseAlgorithm, dict[str, Any]] | None = super().setup_experiment()
         except (TypeError, AttributeError, ImportError, RuntimeError, gym.error.Error) as error:

@@ -76,7 +76,7 @@ class TestSameAsStock:
         [
             {},
             {"clip_range_vf": 0.1, "ent_coef": 0.01, "normalize_advantage": False, "max_grad_norm": 10.0},
-            {"target_kl": 0.002, "learning_rate": 3e-3, "clip_range": lambda progress: 0.1 + 0.2 * progress},
+            {"target_kl": 0.002, "learning_rate": 3e-3, "clip_range": lambda progress: 0.1 + 0.2 * max(progress, 0.0)},
             {"batch_size": 31, "n_epochs": 3},
         ],
         ids=["defaults", "clipped values", "target_kl and a schedule", "truncated minibatch"],
@@ -640,3 +640,18 @@ class TestDropIn:
         unit = (actions - ACTION.low) / (ACTION.high - ACTION.low)
         assert np.all(np.abs(unit.mean(axis=0) - 0.5) < 0.03)
         assert np.all((unit.std(axis=0) > 0.2) & (unit.std(axis=0) < 0.29))
+
+
+def test_a_decayed_learning_rate_never_turns_negative() -> None:
+    """The last rollout ends beyond total_timesteps: stock PPO's linear schedule goes below zero there."""
+    rates: list[float] = []
+
+    def linear(progress_remaining: float) -> float:
+        rates.append(1e-3 * progress_remaining)
+        return rates[-1]
+
+    model = BetaPPO("MlpPolicy", "Pendulum-v1", learning_rate=linear, n_steps=64, batch_size=64, n_epochs=1, seed=0)
+    model.learn(100)
+    assert model.num_timesteps == 128
+    assert min(rates) == 0.0
+    assert model.policy.optimizer.param_groups[0]["lr"] == 0.0

@@ -184,6 +184,15 @@ class BetaPPO(OnPolicyAlgorithm):
                 assert self.clip_range_vf > 0, "`clip_range_vf` must be positive, pass `None` to deactivate vf clipping"
             self.clip_range_vf = FloatSchedule(self.clip_range_vf)
 
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        """Keep the remaining progress at 0 or above.
+
+        The last rollout may end beyond `total_timesteps`. Stock PPO's progress is negative then, and a learning rate
+        that decays to 0 with it: its last update climbs the loss, which cost one agent ten points of its score.
+        """
+        super()._update_current_progress_remaining(num_timesteps, total_timesteps)
+        self._current_progress_remaining = max(0.0, self._current_progress_remaining)
+
     def _maybe_recommend_cpu(self, mlp_class_name: str = MlpPolicy.__name__) -> None:
         """Warn, as stock PPO does, when a small network is trained on a GPU."""
         super()._maybe_recommend_cpu(mlp_class_name)

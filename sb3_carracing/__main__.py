@@ -47,14 +47,17 @@ def main(argv: list[str] | None = None) -> None:
     # CarRacing needs pygame but no screen, unless somebody watches.
     if not os.environ.get("DISPLAY") and not os.environ.get("WAYLAND_DISPLAY") and sys.platform == "linux":
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-    if command in OWN_COMMANDS:
-        module, function = OWN_COMMANDS[command]
-        getattr(importlib.import_module(module), function)(arguments)
-        return
     try:
-        from sb3_carracing.zoo import commands
+        if command in OWN_COMMANDS:
+            module, function = OWN_COMMANDS[command]
+            run = getattr(importlib.import_module(module), function)
+        else:
+            from sb3_carracing.zoo import commands
     except ModuleNotFoundError as error:
-        sys.exit(_fail(f"{command} needs rl-zoo3, and {error.name} is not installed: pip install 'sb3-carracing[zoo]'"))
+        sys.exit(_fail(f"{command} needs {error.name}, which is not installed: pip install 'sb3-carracing[zoo]'"))
+    if command in OWN_COMMANDS:
+        run(arguments)
+        return
     try:
         if command == "train_and_report":
             commands.train_and_report(arguments)

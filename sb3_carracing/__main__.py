@@ -4,6 +4,8 @@ import importlib
 import os
 import sys
 
+from sb3_carracing.envs import no_window
+
 USAGE = """\
 usage: python -m sb3_carracing <command> [arguments]
 
@@ -44,9 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     if command not in OWN_COMMANDS and command not in ZOO_COMMANDS:
         known = ", ".join([*ZOO_COMMANDS, *OWN_COMMANDS])
         sys.exit(_fail(f"unknown command {command!r}; choose one of {known}"))
-    # CarRacing needs pygame but no screen, unless somebody watches.
-    if not os.environ.get("DISPLAY") and not os.environ.get("WAYLAND_DISPLAY") and sys.platform == "linux":
-        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    no_window()
     try:
         if command in OWN_COMMANDS:
             module, function = OWN_COMMANDS[command]

@@ -34,6 +34,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from tqdm import tqdm
 
+from sb3_carracing.envs import no_window
 from sb3_carracing.runs import Pipeline, WrapperCall, load_agent, next_free, read_run, wrapper_calls
 
 Env = gym.Env[Any, Any]
@@ -350,12 +351,6 @@ def _seeded_vec_env(make_env: EnvFactory, seeds: Sequence[int], n_envs: int, wra
 
 def _seeded_env(make_env: EnvFactory, seeds: list[int]) -> Env:
     return _SeededEpisodes(make_env(), seeds)
-
-
-def no_window() -> None:
-    """Let pygame draw without a screen where there is none."""
-    if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 
 @contextmanager

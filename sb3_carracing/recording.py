@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from sb3_carracing.envs import no_window
 from sb3_carracing.evaluation import (
     RECORDING_SEED,
     Agent,
@@ -18,7 +19,6 @@ from sb3_carracing.evaluation import (
     add_agent_arguments,
     check_pipeline,
     evaluate,
-    no_window,
     open_agent,
     pipeline_env,
 )

@@ -188,7 +188,7 @@ class BetaPPO(OnPolicyAlgorithm):
         """Keep the remaining progress at 0 or above.
 
         The last rollout may end beyond `total_timesteps`. Stock PPO's progress is negative then, and a learning rate
-        that decays to 0 with it: its last update climbs the loss, which cost one agent ten points of its score.
+        that decays to 0 with it: its last update climbs the loss (an approximate KL of 0.1 in one CarRacing run).
         """
         super()._update_current_progress_remaining(num_timesteps, total_timesteps)
         self._current_progress_remaining = max(0.0, self._current_progress_remaining)

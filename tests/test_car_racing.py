@@ -53,13 +53,13 @@ def random_driver(env: gym.Env) -> Callable[[], Any]:
     return env.action_space.sample
 
 
-def world(env: gym.Env) -> list[Any]:
+def world(env: gym.Env, with_colors: bool = True) -> list[Any]:
     """All that the next frame depends on, and the random generator that the next episode depends on."""
     base = env.unwrapped
     bodies = [base.car.hull, *base.car.wheels]
     state = [(*b.position, b.angle, *b.linearVelocity, b.angularVelocity) for b in bodies]
     wheels = [(w.omega, w.phase, w.gas, w.brake, w.steer, w.joint.angle, len(w.tiles)) for w in base.car.wheels]
-    tiles = [(t.road_visited, tuple(t.color)) for t in base.road]
+    tiles = [(t.road_visited, tuple(t.color) if with_colors else None) for t in base.road]
     generator = base.np_random.bit_generator.state
     return [state, wheels, tiles, base.car.fuel_spent, base.t, base.reward, base.tile_visited_count, generator]
 
@@ -95,7 +95,8 @@ def assert_same_episodes(theirs: gym.Env, mine: gym.Env, make_driver: Any, seed:
     drive = make_driver(theirs)
     for frame in range(1, MAX_FRAMES + 1):
         assert np.array_equal(observation, observation_2) or not same_pictures
-        assert world(theirs) == world(mine)
+        # When our own pictures show a tile as touched, test_fast_car tells.
+        assert world(theirs, same_pictures) == world(mine, same_pictures)
         action = drive()
         if isinstance(theirs.action_space, gym.spaces.Discrete) and isinstance(action, np.ndarray):
             action = five_actions(action, frame)
@@ -428,6 +429,7 @@ def test_off_road_stop_counts_consecutive_frames(cheap_pictures: None) -> None:
         ("no_progress_frames", 1.5),
         ("no_progress_reward", float("-inf")),
         ("off_road_frames", -3),
+        ("gap_penalty", -1.0),
     ],
 )
 def test_bad_keywords_are_named(keyword: str, value: Any) -> None:

@@ -173,7 +173,7 @@ def test_a_new_track_leaves_nothing_of_the_last_one(gray: bool) -> None:
         place_anywhere(second.env, rng, time)
         view = (second.env.car, time, 0.0)
         assert np.array_equal(used.take(*view), fresh.take(*view))
-    assert np.array_equal(used._renderer._fine.texels, fresh._renderer._fine.texels)
+    assert np.array_equal(used._renderer._texture.texels, fresh._renderer._texture.texels)
 
 
 def test_a_touched_tile_takes_the_roads_colour() -> None:

@@ -3,8 +3,12 @@
 Gymnasium draws it into a 1000 x 800 window and shrinks that to 96 x 96; the strip is 1000 x 100 window pixels then and
 12 x 96 picture pixels here. Bars end on whole window pixels and scores are whole numbers, so that every state of a bar
 and every score is shrunk once and looked up from then on.
+
+Score and upright bars stand beside each other at the left, sharing pixels at most. They are kept as whole numbers whose
+bytes are pixels: adding seven of these takes a tenth of the time of adding them up as arrays.
 """
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -36,6 +40,7 @@ SIDEWAYS_ROWS = (720, 761)  # window rows that they cover
 VISIBLE = 1e-4  # a value must be above it to be drawn
 
 SCORE_COLUMNS = 12
+LEFT_COLUMNS = 27  # picture columns of score and upright bars
 SCORE_CENTRE = (60, 50)  # window pixels, in the strip
 SCORE_FONT = 42
 
@@ -61,8 +66,7 @@ class UprightBar(NamedTuple):
     """A bar that grows up from row `FOOT`, or down for a negative value."""
 
     scale: float
-    columns: slice
-    strips: list[Strip]  # by the window row in the strip at which the bar ends
+    numbers: list[int]  # its pixels, by the window row in the strip at which the bar ends
 
 
 class SidewaysBar(NamedTuple):
@@ -84,9 +88,11 @@ class Dashboard:
         self.grayscale = grayscale
         self._upright = _upright_bars(grayscale)
         self._steering, self._turning = _sideways_bars(grayscale)
+        self._left_shape = (ROWS, LEFT_COLUMNS) if grayscale else (ROWS, LEFT_COLUMNS, 3)
+        self._left_bytes = math.prod(self._left_shape)
 
     def draw(self, strip: Strip, upright: Sequence[float], steering: float, turning: float, score: float) -> None:
-        """Draw over all of `strip` (12, 96) or (12, 96, 3).
+        """Draw on a black `strip` (12, 96) or (12, 96, 3).
 
         Args:
             strip: the picture's last rows.
@@ -95,18 +101,25 @@ class Dashboard:
             turning: angular velocity of the hull [rad/s].
             score: shown without decimals.
         """
-        strip.fill(0)
-        for bar, value in zip(self._upright, upright, strict=True):
-            if abs(value) > VISIBLE:
-                end = int(FOOT - bar.scale * value) - WINDOW_ABOVE
-                place = strip[:, bar.columns]
-                place += bar.strips[min(max(end, 0), WINDOW_ROWS - 1)]
-        for side, value in ((self._steering, steering), (self._turning, turning)):
-            if abs(value) > VISIBLE:
-                end = int(side.zero + side.scale * value) - side.zero + REACH
-                columns, part = side.strips[min(max(end, 0), len(side.strips) - 1)]
+        number = _score_number(f"{score:04.0f}", self.grayscale)
+        for (scale, numbers), value in zip(self._upright, upright, strict=True):
+            if value > VISIBLE or value < -VISIBLE:
+                end = int(FOOT - scale * value) - WINDOW_ABOVE
+                number += numbers[0 if end < 0 else end if end < WINDOW_ROWS else -1]
+        left = np.frombuffer(number.to_bytes(self._left_bytes, "little"), np.uint8)
+        strip[:, :LEFT_COLUMNS] = left.reshape(self._left_shape)
+        for (zero, scale, strips), value in ((self._steering, steering), (self._turning, turning)):
+            if value > VISIBLE or value < -VISIBLE:
+                end = int(zero + scale * value) - zero + REACH
+                columns, part = strips[0 if end < 0 else end if end < len(strips) else -1]
                 strip[:, columns] = part
-        strip[:, :SCORE_COLUMNS] = _score(f"{score:04.0f}", self.grayscale)
+
+
+def _number(part: Strip) -> int:
+    """Return the number whose bytes, lowest first, are the strip's left columns: `part`, and black beside it."""
+    left = np.zeros((ROWS, LEFT_COLUMNS, *part.shape[2:]), np.uint8)
+    left[:, : part.shape[1]] = part
+    return int.from_bytes(left.tobytes(), "little")
 
 
 def _coverage(first: int, end: int, pixels: int, window_pixels: int) -> NDArray[np.float64]:
@@ -132,12 +145,11 @@ def _upright_bars(grayscale: bool) -> list[UprightBar]:
         # A bar covers its last window column too, but for the ones that the next bar is drawn over.
         last = (place + 1) * BAR + (i in (0, len(UPRIGHT) - 1))
         across = _coverage(place * BAR, last, COLUMNS, WINDOW_COLUMNS)
-        columns = slice(int(np.flatnonzero(across)[0]), int(np.flatnonzero(across)[-1]) + 1)
-        strips = []
+        numbers = []
         for end in range(WINDOW_ROWS):
             along = _coverage(min(end, foot), max(end, foot) + 1, ROWS, WINDOW_ROWS)
-            strips.append(_blend(along, across[columns], color, grayscale))
-        bars.append(UprightBar(scale, columns, strips))
+            numbers.append(_number(_blend(along, across[:LEFT_COLUMNS], color, grayscale)))
+        bars.append(UprightBar(scale, numbers))
     return bars
 
 
@@ -177,3 +189,8 @@ def _score(text: str, grayscale: bool) -> Strip:
     corner.blit(digits, place)
     rgb = pygame.surfarray.array3d(pygame.transform.smoothscale(corner, (SCORE_COLUMNS, ROWS))).transpose(1, 0, 2)
     return np.rint(rgb @ GRAY).astype(np.uint8) if grayscale else np.ascontiguousarray(rgb)
+
+
+@lru_cache(maxsize=4096)
+def _score_number(text: str, grayscale: bool) -> int:
+    return _number(_score(text, grayscale))

@@ -7,13 +7,15 @@ calls two methods. The vectors and rotations that a body hands out stay views of
 once, at reset, and read through the getters of their classes. All arithmetic is done in gymnasium's order.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from math import copysign, sqrt
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import Box2D
+import numpy as np
 from gymnasium.envs.box2d import car_dynamics
 from gymnasium.envs.box2d import car_racing as stock
+from numpy.typing import NDArray
 
 SIZE = car_dynamics.SIZE
 ENGINE_POWER = car_dynamics.ENGINE_POWER
@@ -23,6 +25,10 @@ GRASS_LIMIT = FRICTION_LIMIT * 0.6
 SLIP_FORCE = 205000 * SIZE * SIZE
 BRAKE_FORCE = 15
 LONGEST_TRACE = 30
+WHEEL_CATEGORY = 0x0020  # gymnasium's: Box2D's filter for a wheel
+
+Quad: TypeAlias = Sequence[tuple[float, float]]
+"""Four corners of a tile."""
 
 _x, _y = Box2D.b2Vec2.x.fget, Box2D.b2Vec2.y.fget
 _sin, _cos = Box2D.b2Rot.s.fget, Box2D.b2Rot.c.fget
@@ -30,19 +36,12 @@ _joint_angle = Box2D.b2RevoluteJoint.angle.fget
 _set_motor_speed = Box2D.b2RevoluteJoint.motorSpeed.fset
 _apply_force = Box2D.b2Body.ApplyForceToCenter
 _fixture_a, _fixture_b = Box2D.b2Contact.fixtureA.fget, Box2D.b2Contact.fixtureB.fget
-_address = Box2D.b2Fixture.__hash__
+_address, _contact_address = Box2D.b2Fixture.__hash__, Box2D.b2Contact.__hash__
+_set_vertex = Box2D.b2PolygonShape.set_vertex
+_set_vertex_count = Box2D.b2PolygonShape.vertexCount.fset
+_vertices_are_set = Box2D.b2PolygonShape._b2PolygonShape__set_vertices_internal
+_create_fixture = Box2D.b2Body._b2Body__CreateFixture
 _STATIC = Box2D.b2BodyDef()
-
-
-class WheelParts(NamedTuple):
-    """A wheel and the handles of Box2D's objects that belong to it; valid until the wheel is destroyed."""
-
-    wheel: Any
-    state: dict[str, Any]  # the wheel's own attributes: omega, phase, gas, ...
-    body: Any
-    joint: Any
-    rotation: Any
-    velocity: Any
 
 
 class FastCar(car_dynamics.Car):
@@ -54,54 +53,44 @@ class FastCar(car_dynamics.Car):
 
     def __init__(self, car: car_dynamics.Car) -> None:
         vars(self).update(vars(car))
+        # Of each wheel: itself, its own attributes (omega, phase, gas, ...), and the handles of Box2D's objects that
+        # belong to it: body, joint, rotation, velocity; they are valid until the wheel is destroyed.
         self._parts = [
-            WheelParts(
-                wheel,
-                vars(wheel),
-                wheel.this,
-                wheel.joint.this,
-                wheel.transform.q.this,
-                wheel.linearVelocity.this,
-            )
+            (wheel, vars(wheel), wheel.this, wheel.joint.this, wheel.transform.q.this, wheel.linearVelocity.this)
             for wheel in self.wheels
         ]
-
-    def touch_with_bumper_only(self) -> None:
-        """Have Box2D look for tiles under the hull's foremost part and the wheels only, a tenth of all its work.
-
-        Tiles are sensors, so that motion, visits and rewards stay as they are. The hull's touch does no more than
-        even out a tile's colour, and its other parts lie behind the bumper or between the wheels: where the car slides
-        or rolls backwards a tile may change its shade by 2 or 5 levels a few frames later than in gymnasium.
-        """
-        bumper = max(self.hull.fixtures, key=lambda fixture: max(y for _, y in fixture.shape.vertices))
-        for fixture in self.hull.fixtures:
-            if fixture != bumper:
-                filtered = fixture.filterData
-                filtered.maskBits = 0
-                fixture.filterData = filtered
+        states = [vars(wheel) for wheel in self.wheels]
+        self._states, self._front, self._rear = states, states[:2], states[2:]
+        self._position = self.hull.position.this
 
     def destroy(self) -> None:
         """Remove the bodies from the world, as gymnasium does."""
-        self._parts = []
+        self._parts, self._states, self._front, self._rear = [], [], [], []
         super().destroy()  # type: ignore[no-untyped-call]
 
     def gas(self, gas: float) -> None:
         """Press the gas (clipped to 0 to 1); it rises by at most 0.1 a frame and drops at once."""
         # Plain floats: the same numbers as numpy's, and several times as fast from here on.
         gas = 0.0 if gas < 0 else 1.0 if gas > 1 else float(gas)
-        for wheel in self.wheels[2:4]:
-            more = gas - wheel.gas
-            wheel.gas += 0.1 if more > 0.1 else more
+        for state in self._rear:
+            more = gas - state["gas"]
+            state["gas"] += 0.1 if more > 0.1 else more
 
     def brake(self, b: float) -> None:
         """Press the brake, 0 to 1."""
         b = float(b)
-        for wheel in self.wheels:
-            wheel.brake = b
+        for state in self._states:
+            state["brake"] = b
 
     def steer(self, s: float) -> None:
         """Turn the front wheels towards `s`, -1 (right) to 1 (left)."""
-        self.wheels[0].steer = self.wheels[1].steer = float(s)
+        s = float(s)
+        for state in self._front:
+            state["steer"] = s
+
+    def is_beyond(self, limit: float) -> bool:
+        """Whether the hull is further than `limit` from the field's middle, along x or y."""
+        return bool(abs(_x(self._position)) > limit or abs(_y(self._position)) > limit)
 
     def step(self, dt: float) -> None:
         """Steer the wheels, turn and slow them, and push the car with their friction, for `dt` seconds."""
@@ -166,10 +155,24 @@ def _braked(omega: float, brake: float) -> float:
 
 
 class Tile:
-    """A tile of the road, on which gymnasium's code puts what it otherwise puts on a Box2D body of its own."""
+    """A tile of the road, with all that gymnasium puts on a Box2D body of its own."""
 
-    def __init__(self, fixture: Any) -> None:
-        self.fixtures = [fixture]
+    def __init__(self, idx: int, color: NDArray[np.float64], fixture: Any) -> None:
+        self.idx = idx
+        self.color = color
+        self.road_visited = False
+        self.road_friction = 1.0
+        self._fixture = fixture
+
+    @property
+    def fixtures(self) -> list[Any]:
+        """The one fixture of a tile, as gymnasium's tiles have it."""
+        return [self._fixture]
+
+    @property
+    def userData(self) -> "Tile":
+        """Itself, as in gymnasium; stored, it would be for the garbage collector to find."""
+        return self
 
 
 class Ground:
@@ -178,21 +181,34 @@ class Ground:
     What tiles touch, and when, is the same: Box2D looks at fixtures for that.
 
     Args:
-        world: the `b2World` of a gymnasium `CarRacing`, which creates its tiles by `world.CreateStaticBody`.
+        world: the `b2World` of a gymnasium `CarRacing`.
     """
 
     def __init__(self, world: Any) -> None:
         self._world = world
         self._body: Any = None
+        self._shape = Box2D.b2PolygonShape(box=(1, 1))
         self.tiles: dict[int, Tile] = {}  # by the address of the fixture
-        world.CreateStaticBody = self._create_tile
 
-    def _create_tile(self, fixtures: Any) -> Tile:
-        if self._body is None:
-            self._body = self._world.CreateBody(_STATIC)
-        fixture = self._body.CreateFixture(fixtures)
-        tile = self.tiles[_address(fixture)] = Tile(fixture)
-        return tile
+    def lay(self, polygons: Sequence[Quad], colors: Iterable[NDArray[np.float64]], *, for_hull: bool) -> list[Tile]:
+        """Make the tiles of a track.
+
+        Without `for_hull` Box2D looks for tiles under the wheels only. Tiles are sensors, so that motion, visits and
+        rewards stay as they are: the hull's touch does no more than even out a tile's colour. As the wheels reach nearly as
+        far, tiles change their shade by 2 or 5 levels half a unit later, those that only the hull slides over not at all.
+        """
+        touched_by = 0xFFFF if for_hull else WHEEL_CATEGORY
+        definition = Box2D.b2FixtureDef(shape=self._shape, isSensor=True, maskBits=touched_by)
+        self._body = self._world.CreateBody(_STATIC)
+        body, shape = self._body.this, self._shape.this
+        for idx, (polygon, color) in enumerate(zip(polygons, colors, strict=True)):
+            for i, (x, y) in enumerate(polygon):
+                _set_vertex(shape, i, x, y)
+            _set_vertex_count(shape, 4)
+            _vertices_are_set(shape)
+            fixture = _create_fixture(body, definition.this)
+            self.tiles[_address(fixture)] = Tile(idx, color, fixture)
+        return list(self.tiles.values())
 
     def clear(self) -> None:
         """Destroy all tiles."""
@@ -233,19 +249,33 @@ class TileContacts(stock.FrictionDetector):
         super().__init__(env, env.lap_complete_percent)  # type: ignore[no-untyped-call]
         self._tiles = tiles
         self._wheels: dict[int, Any] = {}
+        self._on_tile: dict[int, tuple[Tile, Any]] = {}  # by the address of the contact
         self._on_touch = on_touch
         self._untouched = set(tiles.values())
 
     def BeginContact(self, contact: Any) -> None:
         """Be told by Box2D that two fixtures touch."""
-        tile, wheel = self._tile_and_wheel(contact)
+        tiles, wheels = self._tiles, self._wheels
+        fixture = _fixture_b(contact)
+        tile = tiles.get(_address(_fixture_a(contact)))
+        if tile is None:
+            tile = tiles.get(_address(fixture))
+            if tile is None:
+                return
+            fixture = _fixture_a(contact)
+        address = _address(fixture)
+        if address not in wheels:
+            owner = fixture.body.userData
+            wheels[address] = owner if "tiles" in getattr(owner, "__dict__", {}) else None
+        wheel = wheels[address]  # None for the hull; nothing but tiles has a wheel here
         if wheel is not None:
+            self._on_tile[_contact_address(contact)] = tile, wheel
             # Only the first visit counts, and whatever a version of gymnasium makes of the tile where a lap begins.
             if tile.road_visited and tile.idx != 0:
                 wheel.tiles.add(tile)
             else:
                 super().BeginContact(Meeting(Side(tile), Side(wheel)))  # type: ignore[no-untyped-call]
-        if tile is not None and tile in self._untouched:
+        if tile in self._untouched:
             self._untouched.discard(tile)
             tile.color[:] = self.env.road_color
             if self._on_touch is not None:
@@ -253,21 +283,7 @@ class TileContacts(stock.FrictionDetector):
 
     def EndContact(self, contact: Any) -> None:
         """Be told by Box2D that two fixtures part."""
-        tile, wheel = self._tile_and_wheel(contact)
-        if wheel is not None:
+        pair = self._on_tile.pop(_contact_address(contact), None)
+        if pair is not None:
+            tile, wheel = pair
             wheel.tiles.remove(tile)
-
-    def _tile_and_wheel(self, contact: Any) -> tuple[Any, Any]:
-        """Return the contact's tile and its wheel, which is None for the hull; nothing but tiles has a wheel here."""
-        fixture = _fixture_b(contact)
-        tile = self._tiles.get(_address(_fixture_a(contact)))
-        if tile is None:
-            tile = self._tiles.get(_address(fixture))
-            if tile is None:
-                return None, None
-            fixture = _fixture_a(contact)
-        address = _address(fixture)
-        if address not in self._wheels:
-            owner = fixture.body.userData
-            self._wheels[address] = owner if "tiles" in getattr(owner, "__dict__", {}) else None
-        return tile, self._wheels[address]

@@ -32,8 +32,7 @@ WINDOW = (1000, 800)  # window pixels, shrunk to the picture
 CAMERA = (500.0, 200.0)  # where the car stands: window pixels from the left and from below
 FIRST_ZOOM, FINAL_ZOOM = 0.6, 16.2  # window pixels a unit at time 0, and from one second on
 
-FINE = 2000  # texels a side: 3 a unit, where linear interpolation blurs as much as gymnasium's shrinking
-COARSE = 480  # texels a side of the texture for the opening, which shows the whole field
+TEXELS = 1600  # a side: 2.4 a unit, where linear interpolation blurs nearly as much as gymnasium's shrinking
 
 CAR_UNIT = 0.02
 """Of the outlines below: points x + iy in the car's own frame, y ahead, and turned over, as picture rows go down."""
@@ -41,7 +40,7 @@ WHEEL_CENTRES = [complex(x, -y) * CAR_UNIT for x, y in ((-55, 80), (55, 80), (-5
 WHEEL_HALF = (14 + 27j) * CAR_UNIT  # half its width, and its radius
 WHEEL_CORNERS = [complex(x * WHEEL_HALF.real, y * WHEEL_HALF.imag) for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
 STRIPE_TURN = 1.2  # radians of a wheel's rim that are lighter
-ANGLE_STEPS, PHASE_STEPS = 32, 10  # a radian, in which a wheel's steering and rotation are told apart
+ANGLE_STEPS, PHASE_STEPS = 16, 10  # a radian, in which a wheel's steering and rotation are told apart
 HULL = [
     np.conj(outline) * CAR_UNIT
     for outline in (
@@ -57,6 +56,14 @@ CAR_ROWS, CAR_COLUMNS = slice(66, 78), slice(45, 51)  # picture pixels that the 
 CELLS = (60, 96)  # columns and rows of these pixels enlarged: 10 x 8 cells a pixel
 CELLS_PER_WINDOW_PIXEL = 0.96  # the same across and down
 CAR_CELL = 30 + 48j  # where the car stands, from the left and from above
+
+
+class CarColors(NamedTuple):
+    """Levels of the parts of the car."""
+
+    wheel: tuple[float, ...]
+    stripe: tuple[float, ...]
+    hull: tuple[float, ...]
 
 
 class CarView(NamedTuple):
@@ -84,15 +91,13 @@ class Renderer:
     def __init__(self, *, grayscale: bool = False) -> None:
         self.grayscale = grayscale
         self._channels = () if grayscale else (4,)  # cv2 warps four channels twice as fast as three
-        self._fine, self._coarse = Texture(FINE, self._channels), Texture(COARSE, self._channels)
-        self._halved: list[Picture] = []
+        self._texture = Texture(TEXELS, self._channels)
+        self._halvings = [self._texture.texels]
         self._road = np.zeros((ROAD_ROWS, SIZE, *self._channels), np.uint8)
         self._dashboard = Dashboard(grayscale=grayscale)
-        self._stripe_color, self._hull_color, self._road_color = self._colors([STRIPE_COLOR, HULL_COLOR, (0, 0, 0)])
-        self._final_hull = np.zeros((CELLS[1], CELLS[0], *self._channels), np.uint8)
-        self._final_hull_mask = np.zeros((CELLS[1], CELLS[0]), np.uint8)
-        _fill_hull(self._final_hull, self._hull_color, FINAL_ZOOM)
-        _fill_hull(self._final_hull_mask, [255.0], FINAL_ZOOM)
+        self._car_colors = CarColors(*map(tuple, self._colors([WHEEL_COLOR, STRIPE_COLOR, HULL_COLOR])))
+        self._quarters = _quarters(self._car_colors)
+        self._road_color: Level = []
 
     def start(
         self,
@@ -113,18 +118,16 @@ class Renderer:
             grass_color: of the patches on the field.
         """
         field, grass, self._road_color = self._colors([field_color, grass_color, road_color])
-        levels = self._colors(colors)
-        for texture in (self._fine, self._coarse):
-            texture.start(polygons, levels, field, grass)
-        self._halved = []
+        self._texture.start(polygons, self._colors(colors), field, grass)
+        self._halvings = [self._texture.texels]
 
     def touch(self, index: int) -> None:
         """Give polygon `index` the road's colour, as gymnasium does once the car has touched a tile."""
-        self._fine.repaint(index, self._road_color)
+        self._texture.repaint(index, self._road_color)
 
     def draw(self, view: CarView) -> Picture:
         """Return a new picture."""
-        picture = np.empty((SIZE, SIZE) if self.grayscale else (SIZE, SIZE, 3), np.uint8)
+        picture = np.zeros((SIZE, SIZE) if self.grayscale else (SIZE, SIZE, 3), np.uint8)
         road = picture[:ROAD_ROWS] if self.grayscale else self._road
         zoom = FIRST_ZOOM * max(1.0 - view.time, 0.0) + FINAL_ZOOM * min(view.time, 1.0)
         self._draw_road(road, view, zoom)
@@ -143,66 +146,77 @@ class Renderer:
 
     def _draw_road(self, picture: Picture, view: CarView, zoom: float) -> None:
         if zoom == FINAL_ZOOM:
-            _warp(self._fine.texels, picture, view, zoom, finer=1)
+            _warp(self._texture.texels, picture, view, zoom, finer=1)
             return
-        # In the opening four points a pixel are averaged, of a texture on which they lie no more than 4 texels apart.
-        halvings = int(math.log2(FINAL_ZOOM / zoom))
-        texels = self._fine.texels if halvings < 2 else self._coarse_halved(halvings - 2)
+        # In the opening four points a pixel are averaged, of a texture on which they lie no more than 2 texels apart.
+        texels = self._halved(int(math.log2(FINAL_ZOOM / zoom)))
         points = np.empty((2 * ROAD_ROWS, 2 * SIZE, *self._channels), np.uint8)
         _warp(texels, points, view, zoom, finer=2)
         cv2.resize(points, (SIZE, ROAD_ROWS), picture, interpolation=cv2.INTER_AREA)
 
-    def _coarse_halved(self, times: int) -> Picture:
-        """Return the coarse texture halved so many times, made when the episode first asks for it."""
-        if not self._halved:
-            self._halved = [self._coarse.texels]
-        while len(self._halved) <= times:
-            side = COARSE >> len(self._halved)
-            smaller = cv2.resize(self._halved[-1], (side, side), interpolation=cv2.INTER_AREA)
-            self._halved.append(np.asarray(smaller, np.uint8))
-        return self._halved[times]
+    def _halved(self, times: int) -> Picture:
+        """Return the texture halved so many times, made when the episode first asks for it."""
+        while len(self._halvings) <= times:
+            side = len(self._halvings[-1]) // 2
+            smaller = cv2.resize(self._halvings[-1], (side, side), interpolation=cv2.INTER_AREA)
+            self._halvings.append(np.asarray(smaller, np.uint8))
+        return self._halvings[times]
 
     def _draw_car(self, part: Picture, view: CarView, zoom: float) -> None:
-        """Draw wheels and hull over `part` of a picture, enlarged, and shrink it again: that smooths their edges."""
-        cells = np.asarray(cv2.resize(part, CELLS, interpolation=cv2.INTER_NEAREST), np.uint8)
-        for outline, stripe in _wheels(view, zoom):
-            cv2.fillConvexPoly(cells, outline, WHEEL_COLOR)
-            if stripe is not None:
-                cv2.fillConvexPoly(cells, stripe, self._stripe_color)
-        if zoom == FINAL_ZOOM:
-            cv2.copyTo(self._final_hull, self._final_hull_mask, cells)
-        else:
-            _fill_hull(cells, self._hull_color, zoom)
-        cv2.resize(cells, part.shape[1::-1], part, interpolation=cv2.INTER_AREA)
+        """Draw wheels and hull over `part` of a picture."""
+        phases = [phase % math.tau for phase in view.wheel_phases]
+        if zoom != FINAL_ZOOM:
+            cells = np.asarray(cv2.resize(part, CELLS, interpolation=cv2.INTER_NEAREST), np.uint8)
+            for place in range(4):
+                _fill_wheel(cells, place, view.wheel_angles[place], phases[place], zoom, self._car_colors[:2])
+            _fill_hull(cells, zoom, self._car_colors.hull)
+            cv2.resize(cells, part.shape[1::-1], part, interpolation=cv2.INTER_AREA)
+            return
+        number = 0
+        for place, angle, phase in zip(range(4), view.wheel_angles, phases, strict=True):
+            state = (place, round(angle * ANGLE_STEPS), round(phase * PHASE_STEPS))
+            quarter = self._quarters.get(state)
+            if quarter is None:
+                quarter = self._quarters[state] = _final_quarter(*state, self._car_colors)
+            number += quarter
+        pixels = np.frombuffer(number.to_bytes(8 * part.size, "little"), np.float32)
+        visible, added = pixels.reshape(2, *part.shape)
+        cv2.add(cv2.multiply(part, visible, dtype=cv2.CV_32F), added, part, dtype=cv2.CV_8U)
+
+
+class Lens(NamedTuple):
+    """What a pixel of a picture is on a texture, but for the camera's place and direction."""
+
+    per_unit: float  # texels a unit
+    right: float  # texels from pixel to pixel
+    down: float
+    left: float  # texels from the car to the first pixel
+    top: float
+
+
+@lru_cache(maxsize=4)
+def _lens(side: int, zoom: float, finer: int) -> Lens:
+    per_unit = side / (2 * FIELD)
+    scale = per_unit / zoom  # texels a window pixel
+    right, down = WINDOW[0] / (SIZE * finer), WINDOW[1] / (SIZE * finer)  # window pixels a pixel
+    left, top = 0.5 * right - CAMERA[0], WINDOW[1] - 0.5 * down - CAMERA[1]
+    return Lens(per_unit, scale * right, scale * down, scale * left, scale * top)
 
 
 def _warp(texture: Picture, picture: Picture, view: CarView, zoom: float, finer: int) -> None:
     """Fill `picture`, whose pixels are `finer` times as fine as the final ones, with what the camera sees."""
-    per_unit = len(texture) / (2 * FIELD)
-    scale = per_unit / zoom  # texels a window pixel
-    right, down = WINDOW[0] / (SIZE * finer), WINDOW[1] / (SIZE * finer)  # window pixels a pixel
-    cos, sin = scale * math.cos(view.angle), scale * math.sin(view.angle)
-    left = 0.5 * right - CAMERA[0]
-    top = WINDOW[1] - 0.5 * down - CAMERA[1]
-    matrix = np.array(
-        (
-            (cos * right, sin * down, cos * left - sin * top + (view.x + FIELD) * per_unit - 0.5),
-            (sin * right, -cos * down, sin * left + cos * top + (view.y + FIELD) * per_unit - 0.5),
-        )
-    )
-    size = (picture.shape[1], picture.shape[0])
-    cv2.warpAffine(texture, matrix, size, picture, cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    per_unit, right, down, left, top = _lens(len(texture), zoom, finer)
+    cos, sin = math.cos(view.angle), math.sin(view.angle)
+    x = cos * left - sin * top + (view.x + FIELD) * per_unit - 0.5
+    y = sin * left + cos * top + (view.y + FIELD) * per_unit - 0.5
+    matrix = np.array(((cos * right, sin * down, x), (sin * right, -cos * down, y)))
+    cv2.warpAffine(texture, matrix, picture.shape[1::-1], picture, cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
 
 
 def _in_cells(points: NDArray[np.complex128], zoom: float) -> NDArray[np.int32]:
     """Return whole cells (..., 2) of points (...,) in the car's frame."""
     cells = CAR_CELL + points * (zoom * CELLS_PER_WINDOW_PIXEL)
     return cells.view(np.float64).reshape(*points.shape, 2).astype(np.int32)
-
-
-def _fill_hull(cells: Picture, color: Level, zoom: float) -> None:
-    for outline in HULL:
-        cv2.fillConvexPoly(cells, _in_cells(np.asarray(outline, np.complex128), zoom), color)
 
 
 def _stripe(phase: float) -> list[complex] | None:
@@ -218,32 +232,49 @@ def _stripe(phase: float) -> list[complex] | None:
     return [complex(left, first), complex(right, first), complex(right, last), complex(left, last)]
 
 
-class Wheel(NamedTuple):
-    """Outlines in cells (4, 2) of a wheel and of its stripe, which may be out of sight."""
-
-    outline: NDArray[np.int32]
-    stripe: NDArray[np.int32] | None
-
-
-def _wheel(place: int, angle: float, phase: float, zoom: float) -> Wheel:
+def _fill_wheel(
+    cells: Picture, place: int, angle: float, phase: float, zoom: float, colors: Sequence[Sequence[float]]
+) -> None:
+    """Draw a wheel and its stripe in two `colors`."""
     turn = cmath.rect(1.0, -angle)
-    outline = _in_cells(WHEEL_CENTRES[place] + turn * np.array(WHEEL_CORNERS), zoom)
-    stripe = _stripe(phase)
-    return Wheel(outline, None if stripe is None else _in_cells(WHEEL_CENTRES[place] + turn * np.array(stripe), zoom))
+    for corners, color in zip((WHEEL_CORNERS, _stripe(phase)), colors, strict=True):
+        if corners is not None:
+            cv2.fillConvexPoly(cells, _in_cells(WHEEL_CENTRES[place] + turn * np.array(corners), zoom), color)
 
 
-@lru_cache(maxsize=1 << 13)
-def _final_wheel(place: int, angle_step: int, phase_step: int) -> Wheel:
-    """Return a wheel at the final zoom, in steps by which nothing moves as far as half a window pixel."""
-    return _wheel(place, angle_step / ANGLE_STEPS, phase_step / PHASE_STEPS, FINAL_ZOOM)
+def _fill_hull(cells: Picture, zoom: float, color: Sequence[float]) -> None:
+    for outline in HULL:
+        cv2.fillConvexPoly(cells, _in_cells(np.asarray(outline, np.complex128), zoom), color)
 
 
-def _wheels(view: CarView, zoom: float) -> list[Wheel]:
-    wheels = []
-    for place in range(4):
-        angle, phase = view.wheel_angles[place], view.wheel_phases[place] % math.tau
-        if zoom == FINAL_ZOOM:
-            wheels.append(_final_wheel(place, round(angle * ANGLE_STEPS), round(phase * PHASE_STEPS)))
-        else:
-            wheels.append(_wheel(place, angle, phase, zoom))
-    return wheels
+@lru_cache(maxsize=1)
+def _final_hull() -> Picture:
+    """Return the cells (96, 60) at the final zoom: 3 under the hull, else 0."""
+    labels = np.zeros(CELLS[::-1], np.uint8)
+    _fill_hull(labels, FINAL_ZOOM, (3,))
+    return labels
+
+
+@lru_cache(maxsize=2)
+def _quarters(colors: CarColors) -> dict[tuple[int, int, int], int]:
+    """Return where all renderers of these colours keep what `_final_quarter` has returned, by its first arguments."""
+    return {}
+
+
+def _final_quarter(place: int, angle_step: int, phase_step: int, colors: CarColors) -> int:
+    """Return a wheel and its quarter of the hull at the final zoom, in steps below half a window pixel of motion.
+
+    The bytes of the number, lowest first, are 32-bit floats (2, 12, 6) or (2, 12, 6, 4) for the pixels that the car can
+    cover: which share of the ground remains visible, and the levels that the car adds. They are zero outside of the
+    quarter, so that the numbers of four wheels can be added.
+    """
+    labels = np.zeros(CELLS[::-1], np.uint8)  # 0 ground, 1 wheel, 2 stripe, 3 hull
+    _fill_wheel(labels, place, angle_step / ANGLE_STEPS, phase_step / PHASE_STEPS, FINAL_ZOOM, ((1,), (2,)))
+    labels = np.maximum(labels, _final_hull())
+    levels = np.array(((1, *(0 for _ in colors.hull)), *((0, *color) for color in colors)), np.float32)
+    rows, columns = CAR_ROWS.stop - CAR_ROWS.start, CAR_COLUMNS.stop - CAR_COLUMNS.start
+    shares = cv2.resize(levels[labels], (columns, rows), interpolation=cv2.INTER_AREA)
+    pixels = np.zeros((2, rows, columns, len(colors.hull)), np.float32)
+    half = (slice(rows // 2), slice(rows // 2, None))[place // 2], (slice(columns // 2), slice(columns // 2, None))[place % 2]
+    pixels[0][half], pixels[1][half] = shares[half][..., :1], shares[half][..., 1:]
+    return int.from_bytes(pixels.tobytes(), "little")

@@ -1,0 +1,79 @@
+"""What training may change of CarRacing: its rules' settings, and what they have to remember from frame to frame."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class TrainingRules:
+    """What only training changes. See `CarRacing` for the meaning of each."""
+
+    noop_frames: int
+    grass_penalty: float
+    grass_rule: str
+    green_threshold: float
+    end_bonus: float
+    no_progress_frames: int
+    no_progress_reward: float
+    off_road_frames: int
+    gap_penalty: float
+    truncate_lap: bool
+
+
+class Progress:
+    """Mean of the last `n_frames` rewards, over a history that starts at zeros (the blog's `reward_memory`)."""
+
+    def __init__(self, n_frames: int) -> None:
+        self._history = np.zeros(n_frames)
+        self._next = 0
+
+    def mean_with(self, reward: float) -> float:
+        """Put `reward` in the place of the oldest and return the mean.
+
+        The array is circular, not shifted: the seed's threshold of -0.1 is met or missed by the last bit of a sum of
+        100 times -0.1, so the terms have to stand in the seed's order.
+        """
+        self._history[self._next] = reward
+        self._next = (self._next + 1) % len(self._history)
+        return float(np.mean(self._history))
+
+
+class Lap:
+    """How far a car has come along its lap, and where it has left out tiles.
+
+    A tile counts as left out when the foremost wheel is `_LAG` tiles further and no wheel has touched it: until then a
+    rear wheel may. Neighbouring tiles left out are one gap: the first missed tile costs a lap its finish, the next
+    ones only their own points.
+
+    Args:
+        road: the tiles in the order of the lap, each with `idx` and `road_visited`; the car starts on the first.
+    """
+
+    _LAG = 5
+    _LONGEST_CUT = 60  # A tile further ahead than this is not the road driven on but one that runs beside it.
+
+    def __init__(self, road: Sequence[Any]) -> None:
+        self._road = road
+        self._front = 0
+        self._passed = 0
+        self._in_gap = False
+        self.came_round = False
+        """Whether the car has reached the last tile, or one at the start from there."""
+
+    def advance(self, car: Any) -> int:
+        """Take note of the tiles under the car's wheels; return how many gaps have opened since the last call."""
+        touched = {tile.idx for wheel in car.wheels for tile in wheel.tiles}
+        self._front = max((idx for idx in touched if 0 <= idx - self._front <= self._LONGEST_CUT), default=self._front)
+        last = len(self._road) - 1
+        near_the_end = self._front > last - self._LONGEST_CUT
+        self.came_round = self._front == last or (near_the_end and any(idx < self._LONGEST_CUT for idx in touched))
+        gaps = 0
+        passed = last + 1 if self.came_round else self._front - self._LAG
+        for tile in self._road[self._passed : max(passed, self._passed)]:
+            gaps += not tile.road_visited and not self._in_gap
+            self._in_gap = not tile.road_visited
+        self._passed = max(passed, self._passed)
+        return gaps

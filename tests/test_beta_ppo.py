@@ -3,9 +3,10 @@
 import copy
 import inspect
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -15,7 +16,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
 from stable_baselines3 import PPO
-from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import KVWriter, Logger
@@ -24,6 +25,7 @@ from tasks import AnySpaces, ConstantTarget, Paid
 from torch import nn
 
 from sb3_carracing import BetaPPO
+from sb3_carracing.ppo.buffers import CompactRolloutBuffer
 from sb3_carracing.ppo.distributions import BetaDistribution
 
 Array = NDArray[np.float64]
@@ -298,6 +300,81 @@ class TestAgainstReference:
         assert max(float((start[key] - params[key]).abs().max()) for key in params) > 1e-2
 
 
+IMAGE = spaces.Box(0, 255, (4, 96, 96), np.uint8)
+BLOG: dict[str, Any] = {"features_extractor_class": "blog", "activation_fn": "relu", "ortho_init": False}
+
+
+def with_images(**options: Any) -> BetaPPO:
+    """Return a small model with the blog's network."""
+    policy_kwargs = {**BLOG, **options.pop("policy_kwargs", {})}
+    return small(
+        AnySpaces(IMAGE, ACTION), "CnnPolicy", **{"n_steps": 24, "batch_size": 24, **options}, policy_kwargs=policy_kwargs
+    )
+
+
+def reference_image_policy(params: dict[str, th.Tensor], obs: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    """Return alpha, beta and value of the blog's network with the softplus head, written with torch's functions alone."""
+    x = obs / 128 - 1
+    for layer, stride in zip(range(0, 12, 2), (2, 2, 2, 2, 1, 1), strict=True):
+        name = f"features_extractor.cnn.{layer}"
+        x = th.relu(th.nn.functional.conv2d(x, params[f"{name}.weight"], params[f"{name}.bias"], stride))
+
+    def layer_of(name: str, x: th.Tensor) -> th.Tensor:
+        return x @ params[f"{name}.weight"].T + params[f"{name}.bias"]
+
+    pi, vf = (th.relu(layer_of(f"mlp_extractor.{net}_net.0", x.flatten(1))) for net in ("policy", "value"))
+    excess = th.log(1 + th.exp(layer_of("action_net", pi)))
+    return 1 + excess[:, :2], 1 + excess[:, 2:], layer_of("value_net", vf).ravel()
+
+
+class TestImagesAgainstReference:
+    """As above, through the blog's network, in which bytes, layouts and types are handled for speed."""
+
+    OPTIONS: ClassVar[dict[str, Any]] = {"ent_coef": 0.01, "vf_coef": 0.5, "clip_range": 0.2}
+
+    def gradients(self, monkeypatch: pytest.MonkeyPatch, autocast: Any) -> list[tuple[float, dict[str, th.Tensor]]]:
+        """Return loss and gradients of one update, BetaPPO's and the reference's in float64."""
+        sgd = {"optimizer_class": th.optim.SGD}
+        model = with_images(
+            n_epochs=1, learning_rate=1.0, max_grad_norm=float("inf"), policy_kwargs=sgd, autocast=autocast, **self.OPTIONS
+        )
+        collect(model)
+        buffer = model.rollout_buffer
+        data = {
+            key: th.as_tensor(np.array(value)).double().flatten(0, 1)
+            for key, value in {
+                "obs": buffer.observations,
+                "actions": buffer.actions,
+                "old_log_prob": buffer.log_probs,
+                "advantages": buffer.advantages,
+                "returns": buffer.returns,
+            }.items()
+        }
+        # state_dict names the shared extractor three times.
+        params = {key: x.double().requires_grad_() for key, x in weights(model).items() if not key.startswith(("pi_", "vf_"))}
+        monkeypatch.setattr(sys.modules[__name__], "reference_policy", reference_image_policy)
+        loss = reference_loss(params, data, self.OPTIONS)
+        expected = dict(zip(params, th.autograd.grad(loss, list(params.values())), strict=True))
+        before = weights(model)
+        model.train()
+        ours = {key: (before[key] - value).double() for key, value in weights(model).items() if key in params}
+        return [(model.logger.name_to_value["train/loss"], ours), (float(loss.detach()), expected)]
+
+    def test_loss_and_gradients(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        (loss, ours), (expected_loss, expected) = self.gradients(monkeypatch, None)
+        assert loss == pytest.approx(expected_loss, abs=1e-5)
+        for key, gradient in expected.items():
+            th.testing.assert_close(ours[key], gradient, rtol=1e-4, atol=1e-5, msg=key)
+
+    def test_bfloat16_points_the_same_way(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        (loss, ours), (expected_loss, expected) = self.gradients(monkeypatch, "bfloat16")
+        assert loss == pytest.approx(expected_loss, rel=0.02)
+        for key, gradient in expected.items():
+            assert float(th.nn.functional.cosine_similarity(ours[key].flatten(), gradient.flatten(), dim=0)) > 0.99, key
+        # It did compute in bfloat16.
+        assert max(float((ours[key] - expected[key]).abs().max()) for key in expected) > 1e-5
+
+
 # --- advantages by hand ---------------------------------------------------------------------------------------
 
 
@@ -345,6 +422,40 @@ class TestTraining:
         first, second, other = (weights(small(AnySpaces(space, ACTION), policy, seed=seed).learn(192)) for seed in (5, 5, 6))
         assert all(th.equal(first[key], second[key]) for key in first)
         assert not all(th.equal(first[key], other[key]) for key in first)
+
+    @pytest.mark.parametrize("autocast", [None, "bfloat16"])
+    def test_one_seed_one_result_with_images(self, autocast: Any) -> None:
+        first, second, other = (weights(with_images(seed=seed, autocast=autocast).learn(48)) for seed in (5, 5, 6))
+        assert all(th.equal(first[key], second[key]) for key in first)
+        assert not all(th.equal(first[key], other[key]) for key in first)
+
+    @pytest.mark.parametrize("autocast", [None, "bfloat16"])
+    def test_rollout_and_update_see_one_policy(self, autocast: Any) -> None:
+        """Before the first step of an update nothing has changed: ratios of 1, up to the rounding of other batch sizes."""
+        model = with_images(n_epochs=1, autocast=autocast)
+        collect(model)
+        model.train()
+        assert model.logger.name_to_value["train/approx_kl"] < 1e-6
+        assert {value.dtype for value in weights(model).values()} == {th.float32}
+
+    def test_nothing_waits_for_the_device(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """On torch's "meta" device whatever asks for a number raises; the metrics' one transfer comes after the last epoch."""
+        logged = []
+        monkeypatch.setattr(BetaPPO, "_log_update", lambda self, metrics, *ranges: logged.append(metrics))
+        for target_kl in (None, 0.01):
+            model = with_images(device="meta", n_steps=6, batch_size=3, target_kl=target_kl)
+            model.set_logger(Logger(folder=None, output_formats=[]))
+            for _ in range(6):
+                model.rollout_buffer.add(
+                    np.zeros((1, 4, 96, 96), np.uint8), np.full((1, 2), 0.3), np.ones(1), np.zeros(1), th.zeros(1), th.zeros(1)
+                )
+            if target_kl is None:
+                model.train()
+            else:
+                with pytest.raises(RuntimeError, match="meta"):
+                    model.train()
+        assert len(logged) == 1
+        assert {value.device.type for values in logged[0].values() for value in values} == {"meta"}
 
     @pytest.mark.parametrize("parameterization", ["softplus", "exp", "mode"])
     def test_finds_a_constant_action(self, parameterization: str) -> None:
@@ -508,6 +619,16 @@ class TestErrorsAndWarnings:
         with pytest.raises(ValueError, match="value_loss must be one of 'huber', 'mse', got 'l1'"):
             small(value_loss="l1")
 
+    def test_unknown_autocast(self) -> None:
+        with pytest.raises(ValueError, match="autocast must be one of 'bfloat16', got 'float16'"):
+            small(autocast="float16")
+
+    def test_autocast_of_a_foreign_policy(self) -> None:
+        from stable_baselines3.ppo import MlpPolicy
+
+        with pytest.raises(ValueError, match=r"autocast='bfloat16' needs a policy of sb3_carracing.*got ActorCriticPolicy"):
+            small(policy=MlpPolicy, autocast="bfloat16")
+
     def test_model_saved_for_other_spaces(self, tmp_path: Path) -> None:
         small().save(tmp_path / "agent")
         with pytest.raises(ValueError, match="Action spaces do not match"):
@@ -540,6 +661,16 @@ class TestFiles:
         assert callable(loaded.clip_range_vf)
         assert loaded.num_timesteps == 128
         assert loaded._n_updates == model._n_updates
+
+    def test_autocast_survives(self, tmp_path: Path) -> None:
+        model = with_images(autocast="bfloat16")
+        model.save(tmp_path / "agent")
+        loaded, other = BetaPPO.load(tmp_path / "agent", device="cpu"), BetaPPO.load(tmp_path / "agent", autocast=None)
+        obs = np.stack([IMAGE.sample() for _ in range(4)])
+        ours, theirs, exact = (m.predict(obs, deterministic=True)[0] for m in (model, loaded, other))
+        np.testing.assert_array_equal(ours, theirs)
+        np.testing.assert_allclose(exact, ours, atol=0.02)
+        assert not np.array_equal(exact, ours)
 
     def test_training_goes_on_as_if_uninterrupted(self, tmp_path: Path) -> None:
         """Weights, optimiser, counters and schedules."""
@@ -599,6 +730,17 @@ class TestDropIn:
         actions, states = model.predict(np.zeros((3, 3), dtype=np.float32), deterministic=True)
         assert actions.shape == (3, 2)
         assert states is None
+
+    def test_own_storage_unless_another_is_named(self) -> None:
+        assert isinstance(small().rollout_buffer, CompactRolloutBuffer)
+        dicts = AnySpaces(spaces.Dict({"a": VECTOR}), ACTION)
+        assert isinstance(small(dicts, "MultiInputPolicy").rollout_buffer, DictRolloutBuffer)
+        assert type(small(rollout_buffer_class=RolloutBuffer).rollout_buffer) is RolloutBuffer
+
+    def test_own_storage_and_sb3s_end_with_the_same_weights(self) -> None:
+        ours, stock = (weights(with_images(rollout_buffer_class=kind).learn(48)) for kind in (None, RolloutBuffer))
+        for key, value in stock.items():
+            th.testing.assert_close(ours[key], value, rtol=0, atol=1e-5)
 
     def test_own_rollout_buffer_is_honoured(self) -> None:
         class Counting(RolloutBuffer):

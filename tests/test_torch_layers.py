@@ -112,6 +112,8 @@ class TestSizes:
 
 
 class TestBlog:
+    LAYERS = ((4, 8, 4, 2), (8, 16, 3, 2), (16, 32, 3, 2), (32, 64, 3, 2), (64, 128, 3, 1), (128, 256, 3, 1))
+
     def test_input_is_the_grey_level_over_128_minus_1(self) -> None:
         space = images(4, 96, 96)
         grey = th.as_tensor(np.stack([space.sample(), np.zeros((4, 96, 96)), np.full((4, 96, 96), 255)])).double()
@@ -119,12 +121,52 @@ class TestBlog:
         first = network.cnn[0]
         assert isinstance(first, nn.Conv2d)
         seen: dict[str, th.Tensor] = {}
-        first.register_forward_hook(lambda module, inputs, output: seen.update(inputs=inputs[0], output=output))
+        # A copy: the ReLU behind it works in place.
+        first.register_forward_hook(lambda module, inputs, output: seen.update(inputs=inputs[0], output=output.clone()))
         network(preprocess_obs(grey.to(th.uint8), space))
         th.testing.assert_close(seen["inputs"].double(), grey / 128.0 - 1.0, rtol=0, atol=1e-6)
         assert first.bias is not None
         expected = F.conv2d(grey / 128.0 - 1.0, first.weight.double(), first.bias.double(), stride=2)
         th.testing.assert_close(seen["output"].double(), expected, rtol=0, atol=1e-5)
+
+    @pytest.mark.parametrize("layout", [th.contiguous_format, th.channels_last], ids=str)
+    @pytest.mark.parametrize("size", [(4, 96, 96), (1, 97, 130), (3, 128, 111)], ids=str)
+    def test_bytes_are_as_good_as_floats(self, size: tuple[int, int, int], layout: th.memory_format) -> None:
+        """Features and gradients of both in float64, where rounding hides no mistake."""
+        space = images(*size)
+        network = BlogCNN(space).double()
+        space.seed(0)
+        grey = th.as_tensor(np.stack([space.sample(), np.zeros(size), np.full(size, 255)]).astype(np.uint8))
+        outcomes = []
+        for obs in (grey.double() / 255.0, grey.contiguous(memory_format=layout)):
+            network.zero_grad()
+            features = network(obs)
+            (features * th.linspace(-1, 1, features.numel(), dtype=th.float64).view_as(features)).sum().backward()
+            outcomes.append([features.detach(), *(parameter.grad.clone() for parameter in network.parameters())])
+        for floats, from_bytes in zip(*outcomes, strict=True):
+            th.testing.assert_close(from_bytes, floats, rtol=1e-10, atol=1e-10)
+
+    @pytest.mark.parametrize("size", [(4, 96, 96), (1, 97, 130), (3, 128, 111)], ids=str)
+    def test_is_a_plain_chain_of_convolutions(self, size: tuple[int, int, int]) -> None:
+        network = BlogCNN(images(*size)).double()
+        plain = nn.Sequential(
+            *(
+                layer
+                for channels, out, kernel, stride in self.LAYERS
+                for layer in (nn.Conv2d(size[0] if channels == 4 else channels, out, kernel, stride), nn.ReLU())
+            )
+        ).double()
+        plain.load_state_dict(network.cnn.state_dict())
+        obs = th.rand(2, *size, dtype=th.float64)
+        results = []
+        for layers, features in (
+            (plain, plain(obs * 255 / 128 - 1).flatten(1)),
+            (network.cnn, network(obs)),
+        ):
+            features.square().sum().backward()
+            results.append([features.detach(), *(parameter.grad for parameter in layers.parameters())])
+        for expected, ours in zip(*results, strict=True):
+            th.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-10)
 
     def test_initialisation_is_xavier_with_the_gain_of_relu(self) -> None:
         for layer in BlogCNN(images(4, 96, 96)).cnn:
@@ -138,7 +180,7 @@ class TestBlog:
     def test_layers_are_the_seeds(self) -> None:
         convolutions = [m for m in BlogCNN(images(4, 96, 96)).modules() if isinstance(m, nn.Conv2d)]
         shapes = [(c.in_channels, c.out_channels, c.kernel_size[0], c.stride[0]) for c in convolutions]
-        assert shapes == [(4, 8, 4, 2), (8, 16, 3, 2), (16, 32, 3, 2), (32, 64, 3, 2), (64, 128, 3, 1), (128, 256, 3, 1)]
+        assert shapes == list(self.LAYERS)
 
 
 class TestNames:

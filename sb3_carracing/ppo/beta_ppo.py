@@ -4,7 +4,7 @@ PPO is four steps in a loop: play `n_steps` with the current policy, estimate ho
 expected (the advantage), improve the policy by a few epochs of minibatches that may not move it far, forget the data.
 The first two are SB3's `OnPolicyAlgorithm.collect_rollouts` (it also adds the value of the state in which a time limit
 cut an episode, Pardo et al. 2018) and its `RolloutBuffer` (generalised advantage estimation, Schulman et al. 2016,
-eq. 16). The third is `BetaPPO.train` below.
+eq. 16), which `CompactRolloutBuffer` inherits. The third is `BetaPPO.train` below.
 """
 
 import warnings
@@ -27,12 +27,18 @@ from stable_baselines3.common.type_aliases import (
 from stable_baselines3.common.utils import FloatSchedule, explained_variance
 
 from sb3_carracing.ppo import losses
+from sb3_carracing.ppo.buffers import CompactRolloutBuffer
 from sb3_carracing.ppo.distributions import BetaDistribution
 from sb3_carracing.ppo.memory import keep_freed_memory
-from sb3_carracing.ppo.options import ValueLoss, check_choice
-from sb3_carracing.ppo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_carracing.ppo.options import Autocast, ValueLoss, check_choice
+from sb3_carracing.ppo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, NamedPartsPolicy
+from sb3_carracing.ppo.torch_layers import ImageExtractor
 
 __all__ = ["BetaPPO"]
+
+
+class NonFiniteLossError(ValueError):
+    """The loss became NaN or infinite: the weights are lost."""
 
 
 class BetaPPO(OnPolicyAlgorithm):
@@ -62,7 +68,7 @@ class BetaPPO(OnPolicyAlgorithm):
     :param max_grad_norm: the gradient's norm is clipped to this; `inf`: never
     :param use_sde: gSDE; refused with a Beta policy
     :param sde_sample_freq: as in SB3, for policies with gSDE
-    :param rollout_buffer_class: rollout storage, None: SB3's
+    :param rollout_buffer_class: rollout storage, None: `CompactRolloutBuffer`, for Dict observations SB3's
     :param rollout_buffer_kwargs: its further arguments
     :param target_kl: an update ends when the approximate KL divergence exceeds 1.5 times this; None: never
     :param stats_window_size: episodes over which `rollout/` values are averaged
@@ -73,8 +79,10 @@ class BetaPPO(OnPolicyAlgorithm):
     :param device: "cpu", "cuda", "auto"
     :param _init_setup_model: whether to build the network now
     :param value_loss: "mse" as in SB3, or "huber" (linear beyond an error of 1)
-    :param keep_memory: on a CPU under glibc, let the process keep freed memory from the first `learn()` on, which makes
-        updates of image policies faster by a third; see `keep_freed_memory`
+    :param keep_memory: on a CPU under glibc, let the process keep freed memory from the first `learn()` on, which spares
+        image policies page faults; see `keep_freed_memory`
+    :param autocast: "bfloat16" extracts features in it, which is faster on CPUs and GPUs that have it; weights, heads,
+        distribution and losses stay as they are. None: everything in float32
     :raises ValueError: for a Box without finite bounds, options of a Gaussian, or unknown names
     """
 
@@ -116,6 +124,7 @@ class BetaPPO(OnPolicyAlgorithm):
         _init_setup_model: bool = True,
         value_loss: ValueLoss = "mse",
         keep_memory: bool = True,
+        autocast: Autocast | None = None,
     ):
         super().__init__(
             policy,
@@ -141,6 +150,8 @@ class BetaPPO(OnPolicyAlgorithm):
             supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
         )
         check_choice("value_loss", value_loss, get_args(ValueLoss))
+        if autocast is not None:
+            check_choice("autocast", autocast, get_args(Autocast))
         self.batch_size = batch_size
         self.n_epochs = n_epochs
         self.clip_range = clip_range
@@ -149,6 +160,7 @@ class BetaPPO(OnPolicyAlgorithm):
         self.target_kl = target_kl
         self.value_loss: ValueLoss = value_loss
         self.keep_memory = keep_memory
+        self.autocast: Autocast | None = autocast
         self._check_sizes()
         if _init_setup_model:
             self._setup_model()
@@ -176,7 +188,18 @@ class BetaPPO(OnPolicyAlgorithm):
             )
 
     def _setup_model(self) -> None:
+        if self.rollout_buffer_class is None and not isinstance(self.observation_space, spaces.Dict):
+            self.rollout_buffer_class = CompactRolloutBuffer
         super()._setup_model()
+        if isinstance(self.rollout_buffer, CompactRolloutBuffer) and isinstance(
+            self.policy.features_extractor, ImageExtractor
+        ):
+            self.rollout_buffer.keep_channels_last()
+        if self.autocast is not None:
+            if not isinstance(self.policy, NamedPartsPolicy):
+                name = type(self.policy).__name__
+                raise ValueError(f"autocast={self.autocast!r} needs a policy of sb3_carracing.ppo.policies, got {name}")
+            self.policy.autocast = self.autocast
         # Like stock PPO, so that scripts may call `model.clip_range(progress)`; wrapping twice changes nothing.
         self.clip_range = FloatSchedule(self.clip_range)
         if self.clip_range_vf is not None:
@@ -277,25 +300,30 @@ class BetaPPO(OnPolicyAlgorithm):
     def _log_update(self, metrics: dict[str, list[th.Tensor]], clip_range: float, clip_range_vf: float | None) -> None:
         """Hand the update's means to the logger; the only crossing from device to host.
 
-        :raises ValueError: if the loss became NaN or inf; the weights are lost then, the last checkpoint is not
+        :raises NonFiniteLossError: if the loss became NaN or inf; the weights are lost then, the last checkpoint is not
         """
-        means = {key: float(th.stack(values).double().mean()) for key, values in metrics.items() if values}
-        last_loss = float(metrics["loss"][-1])
+        gathered = {key: th.stack(values).double() for key, values in metrics.items() if values}
+        summary = {key: values.mean() for key, values in gathered.items()}
+        summary["last_loss"] = gathered["loss"][-1]
+        if "concentration_max" in gathered:
+            summary["concentration_max"] = gathered["concentration_max"].max()
+        means: dict[str, float] = dict(zip(summary, th.stack(list(summary.values())).tolist(), strict=True))
+        last_loss = means.pop("last_loss")
         if not np.isfinite(means["loss"]):
-            raise ValueError(
+            raise NonFiniteLossError(
                 f"The loss became {means['loss']} in update {self._n_updates} (after {self.num_timesteps} steps): look at "
                 "the rewards' scale and the observations, lower learning_rate or max_grad_norm, and go on from the last "
                 "checkpoint."
             )
         means["loss"] = last_loss  # as SB3 logs it
         if "concentration_max" in metrics:
-            means["concentration_max"] = float(th.stack(metrics["concentration_max"]).max())
             means["actions_at_bounds"] = self._share_of_actions_at_bounds()
         for key, value in means.items():
             self.logger.record(f"train/{key}", value)
         self.logger.record(
             "train/explained_variance",
-            explained_variance(self.rollout_buffer.values.flatten(), self.rollout_buffer.returns.flatten()),
+            # Environment by environment, as SB3 adds them up.
+            explained_variance(self.rollout_buffer.values.flatten("F"), self.rollout_buffer.returns.flatten("F")),
         )
         if hasattr(self.policy, "log_std"):
             self.logger.record("train/std", th.exp(self.policy.log_std).mean().item())

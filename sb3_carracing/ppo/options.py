@@ -8,6 +8,7 @@ from torch import nn
 Parameterization: TypeAlias = Literal["softplus", "exp", "mode"]
 DeterministicAction: TypeAlias = Literal["mean", "mode"]
 ValueLoss: TypeAlias = Literal["mse", "huber"]
+Autocast: TypeAlias = Literal["bfloat16"]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "elu": nn.ELU,

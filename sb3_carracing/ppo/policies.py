@@ -4,6 +4,7 @@ They differ from SB3's only in what is listed in `NamedPartsPolicy` and `BetaAct
 stock `PPO` and `A2C` and in sb3-contrib's `TRPO`.
 """
 
+import warnings
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,12 +12,13 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
-from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from sb3_carracing.ppo.distributions import BetaDistribution
-from sb3_carracing.ppo.options import DeterministicAction, Parameterization, check_choice, resolve_activation
+from sb3_carracing.ppo.options import Autocast, DeterministicAction, Parameterization, check_choice, resolve_activation
 from sb3_carracing.ppo.torch_layers import ImageExtractor, NamedCombinedExtractor, resolve_extractor
 
 
@@ -27,12 +29,18 @@ class NamedPartsPolicy(ActorCriticPolicy):
     package brings its own hidden layers where `net_arch` is None, and keeps an initialisation of its own under
     `ortho_init`; `policy.save` / `policy.load` keep `share_features_extractor`, which upstream leaves out.
 
-    Parameters are SB3's (`stable_baselines3.common.policies.ActorCriticPolicy`).
+    Parameters are SB3's (`stable_baselines3.common.policies.ActorCriticPolicy`), and:
 
-    :raises ValueError: for an unknown name, with the valid ones
+    :param initial_mean: mean of the untrained Gaussian before clipping, in the environment's units, one number or one a
+        dimension: the head start that a Beta policy gets by the same name. None: SB3's, about 0
+
+    :raises ValueError: for an unknown name, with the valid ones, or an `initial_mean` that does not fit
     """
 
     default_extractor: ClassVar[str] = "flatten"
+    # The type in which features are extracted, "bfloat16", or None: that of the weights. Heads, distribution and losses
+    # are not concerned.
+    autocast: Autocast | None = None
 
     def __init__(
         self,
@@ -53,6 +61,7 @@ class NamedPartsPolicy(ActorCriticPolicy):
         normalize_images: bool = True,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
+        initial_mean: float | list[float] | None = None,
     ):
         extractor = resolve_extractor(features_extractor_class or self.default_extractor)
         extractor_kwargs = dict(features_extractor_kwargs or {})
@@ -85,6 +94,45 @@ class NamedPartsPolicy(ActorCriticPolicy):
         for module in self.modules():
             if isinstance(module, ImageExtractor):
                 module.to(memory_format=th.channels_last)  # type: ignore[call-overload]
+        self._initial_mean = initial_mean
+        if initial_mean is not None:
+            start_at_mean(self, initial_mean)
+
+    def extract_features(  # type: ignore[override]
+        self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor | None = None
+    ) -> th.Tensor | tuple[th.Tensor, th.Tensor]:
+        """Return what the extractor makes of the observations; one tensor each for actor and critic if they share none."""
+        if self.share_features_extractor:
+            return self._extract(obs, features_extractor or self.features_extractor)
+        if features_extractor is not None:
+            warnings.warn(
+                "Provided features_extractor will be ignored because the features extractor is not shared.",
+                UserWarning,
+                stacklevel=2,
+            )
+        return self._extract(obs, self.pi_features_extractor), self._extract(obs, self.vf_features_extractor)
+
+    def get_distribution(self, obs: PyTorchObs) -> Distribution:
+        """Return the distribution of actions for observations."""
+        features = self._extract(obs, self.pi_features_extractor)
+        return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(features))
+
+    def predict_values(self, obs: PyTorchObs) -> th.Tensor:
+        """Return the values of observations, `(n_batch, 1)`."""
+        features = self._extract(obs, self.vf_features_extractor)
+        values: th.Tensor = self.value_net(self.mlp_extractor.forward_critic(features))
+        return values
+
+    def _extract(self, obs: PyTorchObs, extractor: BaseFeaturesExtractor) -> th.Tensor:
+        """Return one extractor's features, `(n_batch, features_dim)`; SB3's scaling is skipped where it can be."""
+        if not (self.normalize_images and _takes_bytes(extractor) and isinstance(obs, th.Tensor) and obs.dtype == th.uint8):
+            obs = preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
+        if self.autocast is None:
+            features: th.Tensor = extractor(obs)
+            return features
+        with th.autocast(self.device.type, getattr(th, self.autocast)):
+            features = extractor(obs)
+        return features.float()
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
         """Create a features extractor; where SB3's NatureCNN fails on a small image, say what it needs."""
@@ -101,6 +149,7 @@ class NamedPartsPolicy(ActorCriticPolicy):
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
         data["share_features_extractor"] = self.share_features_extractor
+        data["initial_mean"] = self._initial_mean
         return data
 
     def _build(self, lr_schedule: Schedule) -> None:
@@ -255,9 +304,28 @@ CnnPolicy = BetaCnnPolicy
 MultiInputPolicy = BetaMultiInputPolicy
 
 
+def start_at_mean(policy: ActorCriticPolicy, mean: float | list[float]) -> None:
+    """Let an untrained Gaussian policy act around `mean`, in the environment's units.
+
+    :raises ValueError: for a mean outside the action space's bounds or of another shape, or an action space that is no Box
+    """
+    space = policy.action_space
+    if not isinstance(space, spaces.Box) or policy.squash_output:
+        raise ValueError(f"initial_mean={mean} needs a Gaussian on Box actions without squash_output, got {space}")
+    bias = np.asarray(mean, dtype=np.float32)
+    if bias.shape not in ((), space.shape) or not np.all((space.low <= bias) & (bias <= space.high)):
+        raise ValueError(f"initial_mean must lie within {space}, as one number or one a dimension; got {mean}")
+    with th.no_grad():
+        policy.get_parameter("action_net.bias").copy_(th.as_tensor(np.broadcast_to(bias, space.shape).flatten()))
+
+
 def _distinct(*modules: nn.Module) -> list[nn.Module]:
     """Return the modules without repetition: a shared extractor serves actor and critic."""
     return list(dict.fromkeys(modules))
+
+
+def _takes_bytes(module: nn.Module) -> bool:
+    return isinstance(module, ImageExtractor) and module.takes_bytes
 
 
 def _keeps_own_init(module: nn.Module) -> bool:

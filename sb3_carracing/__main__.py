@@ -13,8 +13,14 @@ rl-zoo3's commands, with its arguments; --algo is beta_ppo where none is given:
   train          train an agent, logs/<algo>/<env>_N; hyperparameters from the package unless -conf names a file
   enjoy          watch a trained agent
   record_video   film a trained agent
+  record_training
+                 film a run's checkpoints, best and last agent one after the other
   plot_train, all_plots, plot_from_file
                  rl-zoo3's plots
+  benchmark      play every agent of a folder and write a table
+  load_from_hub, push_to_hub
+                 agents from and to the Hugging Face hub
+  tune           search hyperparameters on one machine or many; --best prints and trains the best found
 
 this package's own:
   evaluate       score an agent on the stock CarRacing-v3: raw score, whole episodes, fixed test tracks
@@ -33,7 +39,10 @@ OWN_COMMANDS = {
     "record": ("sb3_carracing.recording", "main"),
     "preview": ("sb3_carracing.recording", "preview_main"),
 }
-ZOO_COMMANDS = ("train", "enjoy", "record_video", "plot_train", "all_plots", "plot_from_file", "train_and_report")
+ZOO_COMMANDS = (
+    *("train", "enjoy", "record_video", "record_training", "plot_train", "all_plots", "plot_from_file"),
+    *("benchmark", "load_from_hub", "push_to_hub", "tune", "train_and_report"),
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -61,6 +70,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         if command == "train_and_report":
             commands.train_and_report(arguments)
+        elif command == "tune":
+            commands.tune(arguments)
         else:
             commands.run(command, arguments)
     except (ValueError, AssertionError, FileNotFoundError) as error:

@@ -26,6 +26,7 @@ from sb3_carracing.evaluation import (
     TEST_SEED,
     VALIDATION_SEED,
     EnvFactory,
+    EpisodeResult,
     VecWrapper,
     check_actions,
     check_pipeline,
@@ -157,7 +158,9 @@ class ProgressCallback(_RunCallback):
 
 
 class ValidationCallback(_RunCallback):
-    """Play the same validation tracks every so many frames, write evaluations.csv and keep best_model.zip.
+    """Play the same validation tracks every so many frames, write evaluations.csv and .npz and keep best_model.zip.
+
+    evaluations.npz holds every episode's score and length as SB3's EvalCallback stores them, for rl-zoo3's all_plots.
 
     Logs `eval/mean_score`, `eval/laps_finished` and `eval/best_mean_score`. Within a run of rl-zoo3 the environment is
     the run's own, without what is for training only; elsewhere `make_env`, or the training environment's id with the
@@ -209,6 +212,7 @@ class ValidationCallback(_RunCallback):
         self._best_file = _log_file(self._folder, "best_model.zip", self._resumes)
         self._file = _log_file(self._folder, "evaluations.csv", self._resumes)
         self._best_mean = _best_in(self._file)
+        self._episodes = _Episodes(_log_file(self._folder, "evaluations.npz", self._resumes))
         self._last_frames = self._frames
 
     def _on_step(self) -> bool:
@@ -231,7 +235,7 @@ class ValidationCallback(_RunCallback):
             assert self.run_dir is not None
             pipeline = read_run(self.run_dir).pipeline
             return pipeline_env(pipeline, stock=self._stock), pipeline.wrap_vec_env, pipeline.normalize
-        wrap = functools.partial(_wrap_alike, self.training_env)
+        wrap = functools.partial(wrap_alike, self.training_env)
         return self._make_env or self._factory_like_training(), wrap, None
 
     def _factory_like_training(self) -> EnvFactory:
@@ -270,6 +274,7 @@ class ValidationCallback(_RunCallback):
             "validation_seconds": round(time.perf_counter() - start, 1),
         }
         _append_row(self._file, row)
+        self._episodes.append(self.model.num_timesteps, results)
         best = summary.mean > self._best_mean
         if best:
             self._best_mean = summary.mean
@@ -285,6 +290,24 @@ class ValidationCallback(_RunCallback):
         assert normalize is not None
         file.parent.mkdir(parents=True, exist_ok=True)
         normalize.save(str(file))
+
+
+class _Episodes:
+    """The file evaluations.npz: `timesteps` (n), `results` and `ep_lengths` (n, n_episodes) of n evaluations."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._rows: dict[str, list[Any]] = {"timesteps": [], "results": [], "ep_lengths": []}
+        if file.exists():
+            with np.load(file) as stored:
+                self._rows = {name: list(stored[name]) for name in self._rows}
+
+    def append(self, steps: int, results: list[EpisodeResult]) -> None:
+        row = {"timesteps": steps, "results": [r.score for r in results], "ep_lengths": [r.steps for r in results]}
+        for name, value in row.items():
+            self._rows[name].append(value)
+        timesteps, scores, lengths = (np.array(values) for values in self._rows.values())
+        np.savez(self._file, timesteps=timesteps, results=scores, ep_lengths=lengths)
 
 
 class _AppendingCsv(CSVOutputFormat):
@@ -323,11 +346,11 @@ def _best_in(file: Path) -> float:
         return max((float(row["mean"]) for row in csv.DictReader(stream)), default=-np.inf)
 
 
-def _wrap_alike(training: VecEnv, venv: VecEnv) -> VecEnv:
+def wrap_alike(training: VecEnv, venv: VecEnv) -> VecEnv:
     """Wrap `venv` like the training's: a frozen copy of VecNormalize, frame stacking; SB3 turns pictures by itself."""
     if not isinstance(training, VecEnvWrapper):
         return venv
-    venv = _wrap_alike(training.venv, venv)
+    venv = wrap_alike(training.venv, venv)
     if isinstance(training, VecNormalize):
         twin = copy.deepcopy(training)
         twin.set_venv(venv)

@@ -503,7 +503,8 @@ def _agent_of_run(folder: Path, args: argparse.Namespace) -> Agent:
         return _random_agent(run.pipeline, folder)
     file = run.agent_file(checkpoint=args.checkpoint, best=args.best, last=args.last)
     model = load_agent(file, run.algo, args.device)
-    return Agent(f"{folder.name}/{file.name}", model, run.algo, run.pipeline, file, folder)
+    # What is written about an agent of the package goes here, not into site-packages.
+    return Agent(f"{folder.name}/{file.name}", model, run.algo, run.pipeline, file, folder if folder.is_dir() else Path())
 
 
 def _agent_by_hand(file: Path | None, args: argparse.Namespace) -> Agent:

@@ -20,6 +20,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 
+from sb3_carracing.data import data_dir
+
 ALGORITHMS = {
     "beta_ppo": "sb3_carracing.BetaPPO",
     **{name: f"stable_baselines3.{name.upper()}" for name in ("a2c", "ddpg", "dqn", "ppo", "sac", "td3")},
@@ -28,6 +30,9 @@ ALGORITHMS = {
     "ppo_lstm": "sb3_contrib.RecurrentPPO",
 }
 """rl-zoo3's name of every algorithm and where its class is."""
+
+TRAINED_AGENTS = "rl-trained-agents"
+"""rl-zoo3's name of a folder of trained agents; this package brings one."""
 
 
 @dataclass(frozen=True)
@@ -110,10 +115,14 @@ class Run:
 def read_run(folder: str | Path) -> Run:
     """Read what a rl-zoo3 run folder says about its agent's pipeline.
 
+    `rl-trained-agents/...` is the packaged folder where there is none here.
+
     Raises:
         ValueError: there is no such folder, or it is not a run's; says what is there.
     """
     folder = Path(folder)
+    if not folder.is_dir() and folder.parts[:1] == (TRAINED_AGENTS,):
+        folder = data_dir(TRAINED_AGENTS).joinpath(*folder.parts[1:])
     if not folder.is_dir():
         near = sorted(path.name for path in folder.parent.glob("*/")) if folder.parent.is_dir() else []
         raise ValueError(f"there is no run folder {folder}; {folder.parent} holds {_listing(near, 'no folder')}")

@@ -7,6 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 from rl_zoo3.exp_manager import ExperimentManager
+from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.policies import BasePolicy
@@ -16,16 +17,18 @@ from sb3_carracing.callbacks import ValidationCallback
 from sb3_carracing.data import hyperparams_file
 from sb3_carracing.envs.registration import CAR_RACING
 from sb3_carracing.envs.vec_env import SharedMemoryVecEnv
+from sb3_carracing.zoo.study import find_trial, load_study
 
 
 class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
     """What `python -m sb3_carracing train` uses in rl-zoo3's place; arguments are rl-zoo3's.
 
-    It differs in some points: without `-conf` the packaged hyperparameters are read; `-i` goes on where the agent was
-    (steps and schedules, where rl-zoo3 starts both anew); callbacks that have a `run_dir` learn the run's folder;
-    best_model.zip is `ValidationCallback`'s where there is one; monitor.csv also holds the raw score of this package's
-    CarRacing, since its rewards are shaped by `env_kwargs`; `--vec-env subproc` means several environments a worker
-    process instead of one; and a name or keyword that does not fit is a ValueError, whichever class found it.
+    It differs in some points: without `-conf` the packaged hyperparameters are read; `--trial-id` may be 0; `-i` goes on
+    where the agent was (steps and schedules, where rl-zoo3 starts both anew); callbacks that have a `run_dir` learn the
+    run's folder; best_model.zip and evaluations.npz are `ValidationCallback`'s where there is one; monitor.csv also holds
+    the raw score of this package's CarRacing, since its rewards are shaped by `env_kwargs`; `--vec-env subproc` means
+    several environments a worker process instead of one; and a name or keyword that does not fit is a ValueError,
+    whichever class found it.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -34,6 +37,10 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         bound.pop("self")
         if bound.get("config") is None and (packaged := hyperparams_file(bound["algo"])) is not None:
             bound["config"] = str(packaged)
+        if bound.get("trial_id") is not None:
+            # rl-zoo3 passes over trial 0, and over a study that is not named.
+            bound["hyperparams"] = _hyperparams_of_trial(bound) | (bound.get("hyperparams") or {})
+            bound["trial_id"] = None
         super().__init__(**bound)
         self.interrupted = False
         if bound.get("vec_env_type") == "subproc":
@@ -77,14 +84,22 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
             if hasattr(callback, "run_dir"):
                 callback.run_dir = Path(self.save_path)
             if validates and isinstance(callback, EvalCallback):
-                # Two measures of the best agent would write one best_model.zip; this one's reward is shaped.
+                # Two measures would write one best_model.zip and one evaluations.npz; this one's reward is shaped.
                 callback.best_model_save_path = None
+                callback.log_path = None
 
     def learn(self, model: BaseAlgorithm) -> None:
         """Train up to `n_timesteps` steps in all, those that a resumed agent has behind it included."""
         learner = _Learner(model, self.continue_training)
         super().learn(learner)
         self.interrupted = learner.interrupted
+
+
+def _hyperparams_of_trial(arguments: dict[str, Any]) -> dict[str, Any]:
+    study = load_study(arguments.get("storage"), arguments.get("study_name"))
+    params = find_trial(study, arguments["trial_id"]).params
+    hyperparams: dict[str, Any] = HYPERPARAMS_CONVERTER[arguments["algo"]](params)
+    return hyperparams
 
 
 class _Learner:

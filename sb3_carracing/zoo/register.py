@@ -1,17 +1,21 @@
 """Make rl-zoo3 know `beta_ppo`.
 
-rl-zoo3 has no plug-in mechanism: its algorithms are a plain dict that its modules share, so it is changed in place, and
-before a script's argparse reads its choices. Importing rl_zoo3 replaces gymnasium's TimeLimit process-wide (upstream's
-own patch), which is why only `sb3_carracing.zoo` imports it.
+rl-zoo3 has no plug-in mechanism: its algorithms and their search spaces are plain dicts that its modules share, so they
+are changed in place, and before a script's argparse reads its choices. Importing rl_zoo3 replaces gymnasium's TimeLimit
+process-wide (upstream's own patch), which is why only `sb3_carracing.zoo` imports it.
 """
 
+from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 from rl_zoo3.utils import ALGOS
 
 from sb3_carracing.ppo.beta_ppo import BetaPPO
+from sb3_carracing.zoo.search_space import convert_beta_ppo_params, sample_beta_ppo_params
 
 ALGO_NAME = "beta_ppo"
 
 
 def register() -> None:
-    """Enter `BetaPPO` into rl-zoo3's table of algorithms; doing it twice changes nothing."""
+    """Enter `BetaPPO` and its search space into rl-zoo3's tables; doing it twice changes nothing."""
     ALGOS[ALGO_NAME] = BetaPPO
+    HYPERPARAMS_SAMPLER[ALGO_NAME] = sample_beta_ppo_params
+    HYPERPARAMS_CONVERTER[ALGO_NAME] = convert_beta_ppo_params

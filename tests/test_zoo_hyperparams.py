@@ -1,0 +1,98 @@
+"""The packaged hyperparameters of the three algorithms, and the stock baselines' policies."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+import yaml
+from gymnasium import spaces
+from sb3_contrib import RecurrentPPO
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_carracing.ppo.policies import GaussianCnnPolicy
+from sb3_carracing.zoo.recurrent_policy import RecurrentGaussianCnnPolicy
+
+REPOSITORY = Path(__file__).parent.parent
+CAR_RACING = ("CarRacingFast-v3", "CarRacing-v3", "CarRacingBlog-v3", "CarRacingIurin-v3")
+NETWORK = {"features_extractor_class": "blog", "activation_fn": "relu", "ortho_init": False, "initial_mean": [0.0, 0.4, 0.05]}
+
+
+def entries(algo: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((REPOSITORY / f"hyperparams/{algo}.yml").read_text())
+    return loaded
+
+
+@pytest.mark.parametrize("algo", ["ppo", "ppo_lstm"])
+@pytest.mark.parametrize("env_id", CAR_RACING)
+def test_baselines_have_the_same_preprocessing_and_network(algo: str, env_id: str) -> None:
+    ours, theirs = entries("beta_ppo")[env_id], entries(algo)[env_id]
+    belong_to_the_distribution = {"policy", "policy_kwargs", "value_loss"}
+    assert {key: value for key, value in ours.items() if key not in belong_to_the_distribution} == {
+        key: value for key, value in theirs.items() if key not in belong_to_the_distribution
+    }
+    for part in ("features_extractor_class", "activation_fn", "ortho_init", "net_arch", "optimizer_kwargs"):
+        assert ours["policy_kwargs"].get(part) == theirs["policy_kwargs"].get(part)
+
+
+@pytest.mark.parametrize("env_id", ["Pendulum-v1", "MountainCarContinuous-v0", "LunarLanderContinuous-v3"])
+def test_ppo_has_the_zoos_own_values_on_small_tasks(env_id: str) -> None:
+    import rl_zoo3
+
+    zoo = yaml.safe_load((Path(rl_zoo3.__file__).parent / "hyperparams/ppo.yml").read_text())[env_id]
+    ours = entries("ppo")[env_id]
+    if isinstance(zoo.get("policy_kwargs"), str):
+        zoo["policy_kwargs"] = eval(zoo["policy_kwargs"])
+    assert ours == zoo
+
+
+def test_every_file_has_every_entry() -> None:
+    assert set(entries("beta_ppo")) == set(entries("ppo")) == set(entries("ppo_lstm"))
+
+
+def test_baselines_start_at_the_initial_mean(tmp_path: Path) -> None:
+    env = make_vec_env("CarRacingBlog-v3", n_envs=1, seed=0)
+    for algorithm, policy in ((PPO, GaussianCnnPolicy), (RecurrentPPO, RecurrentGaussianCnnPolicy)):
+        model = algorithm(policy, env, n_steps=8, batch_size=8, n_epochs=1, policy_kwargs=NETWORK, seed=0)
+        actions = np.concatenate([model.predict(env.reset(), deterministic=True)[0] for _ in range(4)])
+        assert actions.mean(axis=0) == pytest.approx([0.0, 0.4, 0.05], abs=0.1)
+        model.learn(8)
+        model.save(tmp_path / "agent.zip")
+        loaded = algorithm.load(tmp_path / "agent.zip")
+        trained, stored = (m.policy.state_dict() for m in (model, loaded))
+        assert all(th.equal(trained[key], stored[key]) for key in trained)
+
+
+@pytest.mark.parametrize("mean", [[0.0, 0.4], [0.0, 0.4, 1.5], -0.5])
+def test_an_initial_mean_that_does_not_fit_is_named(mean: Any) -> None:
+    image = spaces.Box(0, 255, (4, 96, 96), np.uint8)
+    actions = spaces.Box(np.array([-1, 0, 0], np.float32), np.array([1, 1, 1], np.float32))
+    with pytest.raises(ValueError, match="initial_mean must lie within"):
+        GaussianCnnPolicy(image, actions, lambda _: 0.0, initial_mean=mean)
+    with pytest.raises(ValueError, match="needs a Gaussian on Box actions"):
+        GaussianCnnPolicy(image, spaces.Discrete(5), lambda _: 0.0, initial_mean=0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", ["beta_ppo", "ppo", "ppo_lstm"])
+def test_every_entry_trains(tmp_path: Path, algo: str) -> None:
+    """One rollout and update of each entry through the real command, in one process to import torch once."""
+    program = f"""
+import sys, yaml
+from sb3_carracing.__main__ import main
+
+small = ["n_envs:2", "n_steps:16", "batch_size:16", "n_epochs:1"]
+shortened = "callback:['sb3_carracing.callbacks.ProgressCallback',"
+shortened += "{{'sb3_carracing.callbacks.ValidationCallback':{{'every_frames':250000,'n_episodes':1}}}}]"
+for env_id in yaml.safe_load(open({str(REPOSITORY / "hyperparams" / f"{algo}.yml")!r})):
+    # Any other task gets the default; gymnasium's own CarRacing takes 25 s for its five validation laps.
+    env_id, callbacks = ("Acrobot-v1" if env_id == "default" else env_id), [shortened] if "CarRacing-" in env_id else []
+    main(["train", "--algo", {algo!r}, "--env", env_id, "-n", "32", "--eval-freq", "-1", "-params", *small, *callbacks])
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True, timeout=500)
+    trained = {path.name for path in (tmp_path / "logs" / algo).glob("*_1/*.zip")} - {"best_model.zip"}
+    assert trained == {f"{'Acrobot-v1' if name == 'default' else name}.zip" for name in entries(algo)}

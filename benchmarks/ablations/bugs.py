@@ -1,0 +1,148 @@
+"""The seeds' mistakes, one small class each, on top of a sound PPO: use them to see what a mistake does, never to train.
+
+"First seed" is https://github.com/Evgenii-Iurin/PPO_Car_Racing, "the blog" the post "Solving the Car Racing Environment
+with PPO". What each class costs is measured in docs/debugging_ppo.md.
+"""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import RolloutBufferSamples
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+
+from sb3_carracing import BetaPPO
+
+
+class StoresNextObservation(BetaPPO):
+    """First seed: the rollout keeps each action with the observation that it led to.
+
+    The values and log-probabilities beside it are those of the right observation, so the first ratio is not 1 and the
+    critic learns the return of a step from the picture after it. At an episode's end the kept picture is the last one.
+    """
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """Collect as usual, then replace the observations by their successors."""
+        recorder = _SuccessorRecorder(env)
+        completed = super().collect_rollouts(recorder, callback, rollout_buffer, n_rollout_steps)
+        if completed:
+            rollout_buffer.observations[:] = np.stack(recorder.successors)
+        return completed
+
+
+class _SuccessorRecorder(VecEnvWrapper):
+    """Remembers what each step led to: the next observation, or the last one of an episode that ended."""
+
+    def __init__(self, venv: VecEnv) -> None:
+        super().__init__(venv)
+        self.successors: list[np.ndarray] = []
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step_wait(self) -> VecEnvStepReturn:
+        observations, rewards, dones, infos = self.venv.step_wait()
+        successors = np.array(observations)
+        for index in np.flatnonzero(dones):
+            successors[index] = infos[index]["terminal_observation"]
+        self.successors.append(successors)
+        return observations, rewards, dones, infos
+
+
+class ResetsEveryRollout(BetaPPO):
+    """First seed: every rollout starts a new episode; the last one of the rollout before stays unfinished."""
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """Reset, then collect as usual."""
+        self._last_obs = env.reset()  # type: ignore[assignment]
+        self._last_episode_starts = np.ones(env.num_envs, dtype=bool)
+        return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+
+
+class IurinPPO(StoresNextObservation, ResetsEveryRollout):
+    """First seed: how it collects, as published."""
+
+
+class ForgetsDones(RolloutBuffer):
+    """First seed: `done` is cleared before it is stored, so every stored one is 0 and GAE runs across episodes.
+
+    The value that follows an episode's last step is that of the next episode's first picture. To be used with
+    `ReportEnds(as_="terminated")`, since otherwise SB3 adds the value at the time limit as well.
+    """
+
+    def add(
+        self,
+        obs: np.ndarray,
+        action: np.ndarray,
+        reward: np.ndarray,
+        episode_start: np.ndarray,
+        value: th.Tensor,
+        log_prob: th.Tensor,
+    ) -> None:
+        """Store everything but where episodes start."""
+        super().add(obs, action, reward, np.zeros_like(episode_start), value, log_prob)
+
+
+class RenormalizesBatch(RolloutBuffer):
+    """First seed: before every minibatch the advantages of the whole rollout are normalised in place, again and again.
+
+    To be used with `normalize_advantage=False`. The second normalisation finds mean 0 and deviation 1 and changes
+    nothing but roundings: what remains is one normalisation a rollout instead of one a minibatch.
+    """
+
+    def _get_samples(self, batch_inds: np.ndarray, env: Any = None) -> RolloutBufferSamples:
+        deviation = self.advantages.std(ddof=1)
+        self.advantages = (self.advantages - self.advantages.mean()) / (deviation + 1e-8)
+        return super()._get_samples(batch_inds, env)
+
+
+class IurinBuffer(ForgetsDones, RenormalizesBatch):
+    """First seed: its storage but for the observations, which `StoresNextObservation` replaces."""
+
+
+class ReportEnds(gym.Wrapper[Any, Any, Any, Any]):
+    """Report every end of an episode in one way; for training only.
+
+    "terminated": a time limit counts as an end, as in code that knows only `done`; SB3 adds no value there. "truncated":
+    every end counts as a time limit, and SB3 adds the value of the last picture everywhere, as the blog does.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], as_: str) -> None:
+        super().__init__(env)
+        if as_ not in ("terminated", "truncated"):
+            raise ValueError(f"as_ must be 'terminated' or 'truncated', got {as_!r}")
+        self._as = as_
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step and rename the end."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        over = terminated or truncated
+        return observation, reward, over and self._as == "terminated", over and self._as == "truncated", info
+
+
+class IdleStart(gym.Wrapper[Any, Any, Any, Any]):
+    """Play `n_frames` steps of `env` without action after every reset, as the first seed does in evaluations too.
+
+    Our CarRacing has the same as `noop_frames`; this is for gymnasium's, where their reward counts as well.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], n_frames: int) -> None:
+        super().__init__(env)
+        self._n_frames = n_frames
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset and idle."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        space = self.env.action_space
+        idle = 0 if isinstance(space, gym.spaces.Discrete) else np.zeros(space.shape or ())
+        for _ in range(self._n_frames):
+            observation, _, _, _, info = self.env.step(idle)
+        return observation, info

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from devices import Uploads
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_carracing.ppo.buffers import CompactRolloutBuffer
 
@@ -94,6 +94,17 @@ class TestSameAsStock:
             assert_same_minibatches(ours, stock, 4, rollout)
             for observations, *_ in minibatches(ours, 4, 0):
                 assert observations.is_contiguous(memory_format=th.channels_last)
+
+    def test_another_size_from_the_next_rollout_on(self) -> None:
+        """Scripts set `buffer_size` beside `n_steps` after loading; SB3's allocates anew in every rollout."""
+        ours, stock = both(IMAGE, ACTION)
+        ours.keep_channels_last()
+        for buffer in (ours, stock):
+            fill(buffer, 0)
+            buffer.buffer_size = 2 * N_STEPS
+            fill(buffer, 1)
+        assert_same_minibatches(ours, stock, 4, 0)
+        assert next(ours.get(4)).observations.is_contiguous(memory_format=th.channels_last)
 
     def test_an_incomplete_rollout_is_refused(self) -> None:
         ours, _ = both(IMAGE, ACTION)
@@ -181,20 +192,6 @@ class TestMemory:
         fill(loaded, 1)
         fill(ours, 1)
         assert_same_minibatches(loaded, ours, 4, 4)
-
-
-class Uploads(TorchDispatchMode):
-    """Counts the bytes that go from the CPU to another device, by number of bytes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sizes: list[int] = []
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = function(*args, **(kwargs or {}))
-        if function is th.ops.aten._to_copy.default and args[0].device.type == "cpu" and out.device.type != "cpu":
-            self.sizes.append(args[0].nbytes)
-        return out
 
 
 class TestDevice:

@@ -11,10 +11,12 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureC
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_carracing.ppo.policies import CnnPolicy
 from sb3_carracing.ppo.torch_layers import (
     EXTRACTORS,
     IMAGE_EXTRACTORS,
     BlogCNN,
+    Convolution,
     ImageExtractor,
     ImpalaCNN,
     IurinCNN,
@@ -226,6 +228,48 @@ class TestNamedCombined:
     def test_unknown_name(self) -> None:
         with pytest.raises(ValueError, match=r"image_extractor must be one of 'blog'.*got 'combined'"):
             NamedCombinedExtractor(self.SPACE, image_extractor="combined")
+
+
+@pytest.mark.parametrize("with_forward", [False, True])
+def test_a_forward_of_ones_own_gets_floats(with_forward: bool) -> None:
+    """A subclass of an extractor that takes bytes may count on [0, 1]."""
+    seen = []
+
+    class Own(BlogCNN):
+        def forward(self, observations: th.Tensor) -> th.Tensor:
+            seen.append(observations)
+            return super().forward(observations)
+
+    extractor = Own if with_forward else type("Named", (BlogCNN,), {})
+    actions = spaces.Box(-1.0, 1.0, (2,))
+    policy = CnnPolicy(images(1, 96, 96), actions, lambda _: 0.0, features_extractor_class=extractor)
+    if not with_forward:
+        policy.features_extractor.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    policy.get_distribution(th.full((2, 1, 96, 96), 255, dtype=th.uint8))
+    assert (seen[0].dtype, float(seen[0].max())) == ((th.float32, 1.0) if with_forward else (th.uint8, 255.0))
+
+
+@pytest.mark.parametrize("kind", [BlogCNN, IurinCNN, ImpalaCNN])
+def test_layout_is_asked_for(kind: type[ImageExtractor]) -> None:
+    """Only an extractor that says so gets weights with channels last: `view` in a user's `forward` would fail."""
+    other = type("Other", (kind,), {"channels_last": False})
+    for extractor, expected in ((kind, True), (other, False)):
+        policy = CnnPolicy(images(4, 96, 96), spaces.Box(-1.0, 1.0, (2,)), lambda _: 0.0, features_extractor_class=extractor)
+        weight = next(parameter for parameter in policy.features_extractor.parameters() if parameter.dim() == 4)
+        assert weight.is_contiguous(memory_format=th.channels_last) == expected
+
+
+@pytest.mark.parametrize("options", [{"dilation": 2}, {"groups": 3}, {"padding": 1}])
+def test_convolution_is_torchs_but_where_it_knows_better(options: dict[str, int]) -> None:
+    ours, theirs = (kind(3, 6, 3, **options) for kind in (Convolution, nn.Conv2d))
+    ours.load_state_dict(theirs.state_dict())
+    for size in (3, 5):
+        batch = th.rand(2, 3, size, size)
+        if options.get("dilation") and size == 3:
+            with pytest.raises(RuntimeError):
+                ours(batch)
+        else:
+            th.testing.assert_close(ours(batch), theirs(batch))
 
 
 def test_own_extractor_gets_the_checks() -> None:

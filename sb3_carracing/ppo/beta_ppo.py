@@ -23,6 +23,7 @@ from stable_baselines3.common.type_aliases import (
     MaybeCallback,
     RolloutBufferSamples,
     Schedule,
+    TensorDict,
 )
 from stable_baselines3.common.utils import FloatSchedule, explained_variance
 
@@ -68,7 +69,8 @@ class BetaPPO(OnPolicyAlgorithm):
     :param max_grad_norm: the gradient's norm is clipped to this; `inf`: never
     :param use_sde: gSDE; refused with a Beta policy
     :param sde_sample_freq: as in SB3, for policies with gSDE
-    :param rollout_buffer_class: rollout storage, None: `CompactRolloutBuffer`, for Dict observations SB3's
+    :param rollout_buffer_class: rollout storage, None: `CompactRolloutBuffer`, for Dict observations SB3's; saved with the
+        agent, so that `load(..., rollout_buffer_class=None)` chooses anew
     :param rollout_buffer_kwargs: its further arguments
     :param target_kl: an update ends when the approximate KL divergence exceeds 1.5 times this; None: never
     :param stats_window_size: episodes over which `rollout/` values are averaged
@@ -82,7 +84,8 @@ class BetaPPO(OnPolicyAlgorithm):
     :param keep_memory: on a CPU under glibc, let the process keep freed memory from the first `learn()` on, which spares
         image policies page faults; see `keep_freed_memory`
     :param autocast: "bfloat16" extracts features in it, which is faster on CPUs and GPUs that have it; weights, heads,
-        distribution and losses stay as they are. None: everything in float32
+        distribution and losses stay as they are. None: everything in float32. It is the algorithm's: a policy that is
+        saved and loaded by itself computes in float32
     :raises ValueError: for a Box without finite bounds, options of a Gaussian, or unknown names
     """
 
@@ -149,9 +152,6 @@ class BetaPPO(OnPolicyAlgorithm):
             _init_setup_model=False,
             supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
         )
-        check_choice("value_loss", value_loss, get_args(ValueLoss))
-        if autocast is not None:
-            check_choice("autocast", autocast, get_args(Autocast))
         self.batch_size = batch_size
         self.n_epochs = n_epochs
         self.clip_range = clip_range
@@ -188,12 +188,16 @@ class BetaPPO(OnPolicyAlgorithm):
             )
 
     def _setup_model(self) -> None:
+        # Here, since `load` and rl-zoo3's resume bring arguments past the constructor.
+        check_choice("value_loss", self.value_loss, get_args(ValueLoss))
+        if self.autocast is not None:
+            check_choice("autocast", self.autocast, get_args(Autocast))
         if self.rollout_buffer_class is None and not isinstance(self.observation_space, spaces.Dict):
             self.rollout_buffer_class = CompactRolloutBuffer
         super()._setup_model()
-        if isinstance(self.rollout_buffer, CompactRolloutBuffer) and isinstance(
-            self.policy.features_extractor, ImageExtractor
-        ):
+        extractor = self.policy.features_extractor
+        wants_channels_last = isinstance(extractor, ImageExtractor) and extractor.channels_last
+        if wants_channels_last and isinstance(self.rollout_buffer, CompactRolloutBuffer):
             self.rollout_buffer.keep_channels_last()
         if self.autocast is not None:
             if not isinstance(self.policy, NamedPartsPolicy):
@@ -206,6 +210,20 @@ class BetaPPO(OnPolicyAlgorithm):
             if isinstance(self.clip_range_vf, int | float):
                 assert self.clip_range_vf > 0, "`clip_range_vf` must be positive, pass `None` to deactivate vf clipping"
             self.clip_range_vf = FloatSchedule(self.clip_range_vf)
+
+    def set_parameters(
+        self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: th.device | str = "auto"
+    ) -> None:
+        """Set weights and optimiser state, as in SB3, and leave the optimiser's count of steps on the CPU.
+
+        A new optimiser counts there; loaded to a GPU, the count of each weight would be waited for in every minibatch.
+        """
+        super().set_parameters(load_path_or_dict, exact_match, device)
+        optimizer = self.policy.optimizer
+        if not any(group.get("capturable") or group.get("fused") for group in optimizer.param_groups):
+            for state in optimizer.state.values():
+                if th.is_tensor(state.get("step")):
+                    state["step"] = state["step"].cpu()
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         """Keep the remaining progress at 0 or above.

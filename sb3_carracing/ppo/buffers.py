@@ -16,6 +16,9 @@ class CompactRolloutBuffer(RolloutBuffer):
     order in which the rollout was written. On a device other than the CPU the rollout is uploaded once, before the first
     minibatch, in its own types: images stay bytes there. Every epoch uploads its permutation, nothing else.
 
+    The arrays keep their shape `(n_steps, n_envs, ...)` after `get`, where SB3's are flat from then on; `_get_samples` is
+    not used, so that overriding it changes nothing.
+
     Parameters are SB3's (`stable_baselines3.common.buffers.RolloutBuffer`). For Dict observations there is SB3's
     `DictRolloutBuffer`.
     """
@@ -28,24 +31,27 @@ class CompactRolloutBuffer(RolloutBuffer):
 
         Convolutions on a CPU want them so, and every epoch would turn them around. What was stored is lost.
         """
-        channels, height, width = self.obs_shape
-        del self.observations
-        stored = np.zeros((self.buffer_size, self.n_envs, height, width, channels), dtype=self.observation_space.dtype)
-        self.observations = np.moveaxis(stored, -1, 2)
         self.channels_last = True
+        del self.observations
         self.reset()
 
     def reset(self) -> None:
         """Forget the rollout; its memory is written anew by the next."""
         self.pos, self.full = 0, False
         self._uploaded = None
-        if hasattr(self, "observations"):
-            return
         size = (self.buffer_size, self.n_envs)
-        self.observations = np.zeros((*size, *self.obs_shape), dtype=self.observation_space.dtype)
+        if hasattr(self, "observations") and self.observations.shape[:2] == size:
+            return
+        self.observations = self._empty_observations(size)
         self.actions = np.zeros((*size, self.action_dim), dtype=self.action_space.dtype)
         for name in ("rewards", "returns", "episode_starts", "values", "log_probs", "advantages"):
             setattr(self, name, np.zeros(size, dtype=np.float32))
+
+    def _empty_observations(self, size: tuple[int, int]) -> np.ndarray:
+        if not self.channels_last:
+            return np.zeros((*size, *self.obs_shape), dtype=self.observation_space.dtype)
+        channels, height, width = self.obs_shape
+        return np.moveaxis(np.zeros((*size, height, width, channels), dtype=self.observation_space.dtype), -1, 2)
 
     def get(self, batch_size: int | None = None) -> Generator[RolloutBufferSamples, None, None]:
         """Yield the rollout in shuffled minibatches of `batch_size` (None: all at once); the last may be smaller."""
@@ -53,7 +59,10 @@ class CompactRolloutBuffer(RolloutBuffer):
         n_samples = self.buffer_size * self.n_envs
         # SB3 numbers the samples environment by environment; its numbers are drawn, then found in our order.
         env, step = np.divmod(np.random.permutation(n_samples), self.buffer_size)  # noqa: NPY002
-        rows = th.from_numpy(step * self.n_envs + env).to(self.device)
+        rows = th.from_numpy(step * self.n_envs + env)
+        if self.device.type == "cuda":
+            rows = rows.pin_memory()  # from other memory an upload waits for all that the device still has to do
+        rows = rows.to(self.device, non_blocking=True)
         rollout = self._rollout()
         for batch in rows.split(batch_size or n_samples):
             observations, *others = (tensor.index_select(0, batch) for tensor in rollout)

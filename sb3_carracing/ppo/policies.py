@@ -92,7 +92,7 @@ class NamedPartsPolicy(ActorCriticPolicy):
         # oneDNN's convolutions are faster on a CPU with channels last; nothing else changes. After `_build`, since
         # orthogonal initialisation needs the usual layout.
         for module in self.modules():
-            if isinstance(module, ImageExtractor):
+            if isinstance(module, ImageExtractor) and module.channels_last:
                 module.to(memory_format=th.channels_last)  # type: ignore[call-overload]
         self._initial_mean = initial_mean
         if initial_mean is not None:
@@ -325,7 +325,9 @@ def _distinct(*modules: nn.Module) -> list[nn.Module]:
 
 
 def _takes_bytes(module: nn.Module) -> bool:
-    return isinstance(module, ImageExtractor) and module.takes_bytes
+    """Whether the class whose `forward` runs says that it takes bytes: one that overrides it may count on floats."""
+    runs = next(cls for cls in type(module).__mro__ if "forward" in vars(cls))
+    return bool(vars(runs).get("takes_bytes", False))
 
 
 def _keeps_own_init(module: nn.Module) -> bool:

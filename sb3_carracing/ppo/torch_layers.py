@@ -33,8 +33,12 @@ class ImageExtractor(BaseFeaturesExtractor):
     default_net_arch: dict[str, list[int]] = {"pi": [], "vf": []}  # noqa: RUF012
     # An extractor with an initialisation of its own keeps it under `ortho_init=True`.
     keeps_own_init = False
-    # Whether uint8 images in [0, 255] are welcome too: a policy of this package then leaves the scaling to the extractor.
+    # Whether `forward` welcomes uint8 images in [0, 255] too: a policy of this package then leaves the scaling to it. Not
+    # inherited by a class with a `forward` of its own.
     takes_bytes = False
+    # Whether a policy of this package may lay weights and images out channels last, which is faster on a CPU: `forward`
+    # must not use `view` on images then.
+    channels_last = False
 
     def __init__(self, observation_space: spaces.Space[Any], normalized_image: bool = False):
         super().__init__(observation_space, features_dim=1)
@@ -80,7 +84,8 @@ class Convolution(nn.Conv2d):
 
     def forward(self, images: th.Tensor) -> th.Tensor:
         """Return `(n_batch, out_channels, height', width')` for `(n_batch, in_channels, height, width)`."""
-        if images.shape[2:] != self.kernel_size or self.padding != (0, 0):
+        plain = self.padding == (0, 0) and self.dilation == (1, 1) and self.groups == 1
+        if images.shape[2:] != self.kernel_size or not plain:
             return super().forward(images)
         # With channels last neither of the two is copied.
         flat_images, flat_weight = (x.permute(0, 2, 3, 1).flatten(1) for x in (images, self.weight))
@@ -101,6 +106,7 @@ class BlogCNN(ImageExtractor):
     default_net_arch = {"pi": [100], "vf": [100]}  # noqa: RUF012
     keeps_own_init = True
     takes_bytes = True
+    channels_last = True
 
     def __init__(self, observation_space: spaces.Space[Any], normalized_image: bool = False):
         super().__init__(observation_space, normalized_image)
@@ -156,6 +162,8 @@ class IurinCNN(ImageExtractor):
     :param normalized_image: see `ImageExtractor`
     """
 
+    channels_last = True
+
     def __init__(self, observation_space: spaces.Space[Any], features_dim: int = 256, normalized_image: bool = False):
         super().__init__(observation_space, normalized_image)
         self.cnn = nn.Sequential(
@@ -198,6 +206,8 @@ class ImpalaCNN(ImageExtractor):
     :param channels: channels of each section
     :param normalized_image: see `ImageExtractor`
     """
+
+    channels_last = True
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,6 +35,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from tqdm import tqdm
 
 from sb3_carracing.envs import no_window
+from sb3_carracing.envs.training_rules import TrainingRules
 from sb3_carracing.runs import Pipeline, WrapperCall, load_agent, next_free, read_run, wrapper_calls
 
 Env = gym.Env[Any, Any]
@@ -47,10 +48,7 @@ VALIDATION_SEED = 2_000_000
 RECORDING_SEED = 3_000_000
 N_TEST_TRACKS = 100
 
-TRAINING_ONLY = (
-    *("noop_frames", "grass_penalty", "grass_rule", "green_threshold", "end_bonus"),
-    *("no_progress_frames", "no_progress_reward", "off_road_frames"),
-)
+TRAINING_ONLY = tuple(field.name for field in fields(TrainingRules))
 """Keywords of our `CarRacing` that change rewards or ends; no evaluation passes them on."""
 
 

@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 from test_runs import write_run
 
 from sb3_carracing import BetaPPO, evaluation
+from sb3_carracing.envs.training_rules import TrainingRules
 from sb3_carracing.evaluation import (
     TEST_SEED,
     EpisodeResult,
@@ -114,7 +115,8 @@ def test_scores_are_the_stock_environments() -> None:
 
 @pytest.mark.usefixtures("cheap")
 def test_training_rewards_and_keywords_do_not_count() -> None:
-    training_only = {"noop_frames": 50, "grass_penalty": 1.0, "end_bonus": 100.0, "no_progress_frames": 5}
+    values = {"grass_rule": "wheels", "truncate_lap": True, "gap_penalty": 5.0, "no_progress_frames": 5, "off_road_frames": 5}
+    training_only = {name: values.get(name, 50.0) for name in TrainingRules.__dataclass_fields__} | {"noop_frames": 50}
     wrappers = (
         WrapperCall("sb3_carracing.envs.wrappers.GrassPenalty", {"penalty": 5.0}),
         REPEAT_4,

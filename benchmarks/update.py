@@ -1,4 +1,4 @@
-"""One update of BetaPPO against stock PPO's and against a bare torch loop: same network, data, epochs and minibatches.
+"""One update of BetaPPO against stock PPO's and a bare torch loop: same layers, data, epochs and minibatches.
 
 Every contender has a process of its own (whether malloc keeps freed memory holds for a whole process). In every round each
 does one update while the others sleep, in an order that changes from round to round:
@@ -7,7 +7,7 @@ does one update while the others sleep, in an order that changes from round to r
 * `stock, malloc kept`: the same after `keep_freed_memory()`, which SB3 does not do
 * `ours`, `ours bfloat16`: `BetaPPO.train()` as `learn()` leaves it, in float32 and with `autocast="bfloat16"`
 * `bare`, `bare bfloat16`: forward, backward and Adam on minibatches that lie ready as floats, channels last, malloc kept;
-  no minibatch is picked or scaled and the loss is a mean of squares
+  the network is the one of `stock`, no minibatch is picked or scaled and the loss is a mean of squares
 
 Ratios are formed by round; medians and quartiles are printed.
 

@@ -15,7 +15,7 @@ def keep_freed_memory() -> bool:
     """Make the process keep what it frees, and return whether that took hold (glibc only).
 
     A minibatch's activations are some tens of MB: by default glibc maps them afresh each time, and on a CPU the page
-    faults were a third of an update's time. The price is that memory once used stays with the process until it ends.
+    faults were two fifths of an update's time. The price is that memory once used stays with the process until it ends.
     It holds for the whole process, whatever else runs in it.
     """
     if not sys.platform.startswith("linux"):

@@ -6,13 +6,14 @@ from typing import Any
 
 import Box2D
 import numpy as np
+from Box2D import _Box2D
 
 from sb3_carracing.envs.renderer import CarView, Picture, Renderer
 
 # Box2D's own getters: several times as fast as its Python properties.
 _x, _y = Box2D.b2Vec2.x.fget, Box2D.b2Vec2.y.fget
-_angle, _turning = Box2D.b2Body.angle.fget, Box2D.b2Body.angularVelocity.fget
-_joint_angle = Box2D.b2RevoluteJoint.angle.fget
+_angle, _turning = _Box2D.b2Body___GetAngle, _Box2D.b2Body___GetAngularVelocity
+_joint_angle = _Box2D.b2RevoluteJoint___GetJointAngle
 
 
 class Camera:

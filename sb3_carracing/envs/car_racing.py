@@ -237,6 +237,7 @@ class CarRacing(stock.CarRacing):
             total += reward
             if terminated or truncated:
                 break
+        info["frames"], info["score"] = self._frames, self._score
         self.state = self._render("state_pixels")
         return self.state, total, terminated, truncated, info
 
@@ -307,10 +308,9 @@ class CarRacing(stock.CarRacing):
     def _scored_frame(self, action: Any) -> tuple[float, bool, bool, dict[str, Any]]:
         """Play one frame that counts towards `frames`, `score` and the limit of 1000."""
         reward, terminated, info = self._stock_frame(action)
-        info["frames"] = frames = self._frames + 1
-        info["score"] = score = self._score + reward
-        self._frames, self._score = frames, score
-        return reward, terminated, frames >= MAX_FRAMES, info
+        self._frames += 1
+        self._score += reward
+        return reward, terminated, self._frames >= MAX_FRAMES, info
 
     def _shaped_frame(self, action: Any) -> tuple[float, bool, bool, dict[str, Any]]:
         """Play one frame under the training rules."""

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import Box2D
 import numpy as np
+from Box2D import _Box2D
 from gymnasium.envs.box2d import car_dynamics
 from gymnasium.envs.box2d import car_racing as stock
 from numpy.typing import NDArray
@@ -32,10 +33,10 @@ Quad: TypeAlias = Sequence[tuple[float, float]]
 
 _x, _y = Box2D.b2Vec2.x.fget, Box2D.b2Vec2.y.fget
 _sin, _cos = Box2D.b2Rot.s.fget, Box2D.b2Rot.c.fget
-_joint_angle = Box2D.b2RevoluteJoint.angle.fget
-_set_motor_speed = Box2D.b2RevoluteJoint.motorSpeed.fset
-_apply_force = Box2D.b2Body.ApplyForceToCenter
-_fixture_a, _fixture_b = Box2D.b2Contact.fixtureA.fget, Box2D.b2Contact.fixtureB.fget
+# The functions behind methods and their properties: `angle.fget` and its like are wrappers that take as long again.
+_joint_angle, _set_motor_speed = _Box2D.b2RevoluteJoint___GetJointAngle, _Box2D.b2RevoluteJoint___SetMotorSpeed
+_apply_force = _Box2D.b2Body_ApplyForceToCenter
+_fixture_a, _fixture_b = _Box2D.b2Contact___GetFixtureA, _Box2D.b2Contact___GetFixtureB
 _address, _contact_address = Box2D.b2Fixture.__hash__, Box2D.b2Contact.__hash__
 _set_vertex = Box2D.b2PolygonShape.set_vertex
 _set_vertex_count = Box2D.b2PolygonShape.vertexCount.fset
@@ -53,11 +54,12 @@ class FastCar(car_dynamics.Car):
 
     def __init__(self, car: car_dynamics.Car) -> None:
         vars(self).update(vars(car))
-        # Of each wheel: itself, its own attributes (omega, phase, gas, ...), and the handles of Box2D's objects that
-        # belong to it: body, joint, rotation, velocity; they are valid until the wheel is destroyed.
+        # Of each wheel: itself, its own attributes (omega, phase, gas, ...), its radius, the tiles that it touches, and the
+        # handles of Box2D's objects that belong to it, valid until it is destroyed: body, joint, rotation, velocity.
         self._parts = [
-            (wheel, vars(wheel), wheel.this, wheel.joint.this, wheel.transform.q.this, wheel.linearVelocity.this)
+            (wheel, vars(wheel), wheel.wheel_rad, wheel.tiles, wheel.this, wheel.joint.this, rotation.this, velocity.this)
             for wheel in self.wheels
+            for rotation, velocity in [(wheel.transform.q, wheel.linearVelocity)]
         ]
         states = [vars(wheel) for wheel in self.wheels]
         self._states, self._front, self._rear = states, states[:2], states[2:]
@@ -95,13 +97,13 @@ class FastCar(car_dynamics.Car):
     def step(self, dt: float) -> None:
         """Steer the wheels, turn and slow them, and push the car with their friction, for `dt` seconds."""
         engine = dt * ENGINE_POWER
-        for wheel, state, body, joint, rotation, velocity in self._parts:
+        for wheel, state, radius, tiles, body, joint, rotation, velocity in self._parts:
             steering = 50.0 * (state["steer"] - _joint_angle(joint))
             _set_motor_speed(joint, 3.0 if steering > 3.0 else -3.0 if steering < -3.0 else steering)
 
             grass = True
             limit = GRASS_LIMIT
-            for tile in state["tiles"]:
+            for tile in tiles:
                 grip = FRICTION_LIMIT * tile.road_friction
                 if grip > limit:
                     limit = grip
@@ -115,11 +117,11 @@ class FastCar(car_dynamics.Car):
             if power:  # of rear wheels alone
                 omega += power / WHEEL_INERTIA / (abs(omega) + 5.0)
                 self.fuel_spent += power
-            if state["brake"] > 0:
-                omega = _braked(omega, state["brake"])
+            brake = state["brake"]
+            if brake > 0:
+                omega = _braked(omega, brake)
             state["phase"] += omega * dt
 
-            radius = state["wheel_rad"]
             along = (-(-sin * v_x + cos * v_y) + omega * radius) * SLIP_FORCE
             across = -(cos * v_x + sin * v_y) * SLIP_FORCE
             force = sqrt(along * along + across * across)

@@ -10,7 +10,7 @@ Lengths are in gymnasium's world units unless a name or a comment says window pi
 
 import cmath
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple, cast
 
@@ -167,8 +167,7 @@ class Renderer:
         phases = [phase % math.tau for phase in view.wheel_phases]
         if zoom != FINAL_ZOOM:
             cells = np.asarray(cv2.resize(part, CELLS, interpolation=cv2.INTER_NEAREST), np.uint8)
-            for place in range(4):
-                _fill_wheel(cells, place, view.wheel_angles[place], phases[place], zoom, self._car_colors[:2])
+            _fill_wheels(cells, zip(range(4), view.wheel_angles, phases, strict=True), zoom, self._car_colors[:2])
             _fill_hull(cells, zoom, self._car_colors.hull)
             cv2.resize(cells, part.shape[1::-1], part, interpolation=cv2.INTER_AREA)
             return
@@ -232,19 +231,30 @@ def _stripe(phase: float) -> list[complex] | None:
     return [complex(left, first), complex(right, first), complex(right, last), complex(left, last)]
 
 
-def _fill_wheel(
-    cells: Picture, place: int, angle: float, phase: float, zoom: float, colors: Sequence[Sequence[float]]
+def _fill_wheels(
+    cells: Picture, wheels: Iterable[tuple[int, float, float]], zoom: float, colors: Sequence[Sequence[float]]
 ) -> None:
-    """Draw a wheel and its stripe in two `colors`."""
-    turn = cmath.rect(1.0, -angle)
-    for corners, color in zip((WHEEL_CORNERS, _stripe(phase)), colors, strict=True):
-        if corners is not None:
-            cv2.fillConvexPoly(cells, _in_cells(WHEEL_CENTRES[place] + turn * np.array(corners), zoom), color)
+    """Draw wheels, each given by its place, angle and phase, and their stripes in two `colors`."""
+    outlines, fillings = [], []
+    for place, angle, phase in wheels:
+        centre, turn = WHEEL_CENTRES[place], cmath.rect(1.0, -angle)
+        for corners, color in zip((WHEEL_CORNERS, _stripe(phase)), colors, strict=True):
+            if corners is not None:
+                outlines.append([centre + turn * corner for corner in corners])
+                fillings.append(color)
+    for outline, color in zip(_in_cells(np.array(outlines), zoom), fillings, strict=True):
+        cv2.fillConvexPoly(cells, outline, color)
+
+
+@lru_cache(maxsize=64)
+def _hull_in_cells(zoom: float) -> list[NDArray[np.int32]]:
+    """Return the hull's outlines; every opening goes through the same zooms."""
+    return [_in_cells(np.asarray(outline, np.complex128), zoom) for outline in HULL]
 
 
 def _fill_hull(cells: Picture, zoom: float, color: Sequence[float]) -> None:
-    for outline in HULL:
-        cv2.fillConvexPoly(cells, _in_cells(np.asarray(outline, np.complex128), zoom), color)
+    for outline in _hull_in_cells(zoom):
+        cv2.fillConvexPoly(cells, outline, color)
 
 
 @lru_cache(maxsize=1)
@@ -269,7 +279,7 @@ def _final_quarter(place: int, angle_step: int, phase_step: int, colors: CarColo
     quarter, so that the numbers of four wheels can be added.
     """
     labels = np.zeros(CELLS[::-1], np.uint8)  # 0 ground, 1 wheel, 2 stripe, 3 hull
-    _fill_wheel(labels, place, angle_step / ANGLE_STEPS, phase_step / PHASE_STEPS, FINAL_ZOOM, ((1,), (2,)))
+    _fill_wheels(labels, [(place, angle_step / ANGLE_STEPS, phase_step / PHASE_STEPS)], FINAL_ZOOM, ((1,), (2,)))
     labels = np.maximum(labels, _final_hull())
     levels = np.array(((1, *(0 for _ in colors.hull)), *((0, *color) for color in colors)), np.float32)
     rows, columns = CAR_ROWS.stop - CAR_ROWS.start, CAR_COLUMNS.stop - CAR_COLUMNS.start

@@ -53,6 +53,9 @@ HULL = [
 WHEEL_COLOR, STRIPE_COLOR, HULL_COLOR = (0, 0, 0), (77, 77, 77), (204, 0, 0)
 
 CAR_ROWS, CAR_COLUMNS = slice(66, 78), slice(45, 51)  # picture pixels that the car can cover
+CAR_SHAPE = (CAR_ROWS.stop - CAR_ROWS.start, CAR_COLUMNS.stop - CAR_COLUMNS.start)
+QUARTERS = [(rows, columns) for rows in (slice(6), slice(6, None)) for columns in (slice(3), slice(3, None))]
+"""Of these pixels, those that a wheel can cover, by its place."""
 CELLS = (60, 96)  # columns and rows of these pixels enlarged: 10 x 8 cells a pixel
 CELLS_PER_WINDOW_PIXEL = 0.96  # the same across and down
 CAR_CELL = 30 + 48j  # where the car stands, from the left and from above
@@ -97,6 +100,10 @@ class Renderer:
         self._dashboard = Dashboard(grayscale=grayscale)
         self._car_colors = CarColors(*map(tuple, self._colors([WHEEL_COLOR, STRIPE_COLOR, HULL_COLOR])))
         self._quarters = _quarters(self._car_colors)
+        car = np.empty((2, *CAR_SHAPE, *self._channels), np.float32)
+        self._visible, self._added = car
+        self._places = [car[:, rows, columns] for rows, columns in QUARTERS]
+        self._levels = np.empty_like(self._added)
         self._road_color: Level = []
 
     def start(
@@ -171,16 +178,18 @@ class Renderer:
             _fill_hull(cells, zoom, self._car_colors.hull)
             cv2.resize(cells, part.shape[1::-1], part, interpolation=cv2.INTER_AREA)
             return
-        number = 0
         for place, angle, phase in zip(range(4), view.wheel_angles, phases, strict=True):
             state = (place, round(angle * ANGLE_STEPS), round(phase * PHASE_STEPS))
             quarter = self._quarters.get(state)
             if quarter is None:
                 quarter = self._quarters[state] = _final_quarter(*state, self._car_colors)
-            number += quarter
-        pixels = np.frombuffer(number.to_bytes(8 * part.size, "little"), np.float32)
-        visible, added = pixels.reshape(2, *part.shape)
-        cv2.add(cv2.multiply(part, visible, dtype=cv2.CV_32F), added, part, dtype=cv2.CV_8U)
+            self._places[place][...] = quarter
+        levels = self._levels
+        levels[...] = part
+        np.multiply(levels, self._visible, levels)
+        np.add(levels, self._added, levels)
+        np.rint(levels, levels)
+        part[...] = levels
 
 
 class Lens(NamedTuple):
@@ -266,25 +275,22 @@ def _final_hull() -> Picture:
 
 
 @lru_cache(maxsize=2)
-def _quarters(colors: CarColors) -> dict[tuple[int, int, int], int]:
+def _quarters(colors: CarColors) -> dict[tuple[int, int, int], NDArray[np.float32]]:
     """Return where all renderers of these colours keep what `_final_quarter` has returned, by its first arguments."""
     return {}
 
 
-def _final_quarter(place: int, angle_step: int, phase_step: int, colors: CarColors) -> int:
+def _final_quarter(place: int, angle_step: int, phase_step: int, colors: CarColors) -> NDArray[np.float32]:
     """Return a wheel and its quarter of the hull at the final zoom, in steps below half a window pixel of motion.
 
-    The bytes of the number, lowest first, are 32-bit floats (2, 12, 6) or (2, 12, 6, 4) for the pixels that the car can
-    cover: which share of the ground remains visible, and the levels that the car adds. They are zero outside of the
-    quarter, so that the numbers of four wheels can be added.
+    (2, 6, 3) or (2, 6, 3, 4) for a quarter of the pixels that the car can cover: which share of the ground remains
+    visible, and the levels that the car adds.
     """
     labels = np.zeros(CELLS[::-1], np.uint8)  # 0 ground, 1 wheel, 2 stripe, 3 hull
     _fill_wheels(labels, [(place, angle_step / ANGLE_STEPS, phase_step / PHASE_STEPS)], FINAL_ZOOM, ((1,), (2,)))
     labels = np.maximum(labels, _final_hull())
     levels = np.array(((1, *(0 for _ in colors.hull)), *((0, *color) for color in colors)), np.float32)
-    rows, columns = CAR_ROWS.stop - CAR_ROWS.start, CAR_COLUMNS.stop - CAR_COLUMNS.start
-    shares = cv2.resize(levels[labels], (columns, rows), interpolation=cv2.INTER_AREA)
-    pixels = np.zeros((2, rows, columns, len(colors.hull)), np.float32)
-    half = (slice(rows // 2), slice(rows // 2, None))[place // 2], (slice(columns // 2), slice(columns // 2, None))[place % 2]
-    pixels[0][half], pixels[1][half] = shares[half][..., :1], shares[half][..., 1:]
-    return int.from_bytes(pixels.tobytes(), "little")
+    shares = np.asarray(cv2.resize(levels[labels], CAR_SHAPE[::-1], interpolation=cv2.INTER_AREA), np.float32)[QUARTERS[place]]
+    quarter = np.empty((2, *shares.shape[:2], len(colors.hull)), np.float32)
+    quarter[0], quarter[1] = shares[..., :1], shares[..., 1:]
+    return quarter if len(colors.hull) > 1 else quarter[..., 0]

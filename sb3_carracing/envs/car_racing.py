@@ -73,8 +73,8 @@ def to_gray(rgb: Picture) -> Picture:
     return np.asarray(cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY), dtype=np.uint8)
 
 
-STEP_BY_HEART = "de283b9e2051b893b12077bb8150c0957bc8727b0cb517db17e003aa40f75613"
-"""SHA-256 of the text of gymnasium's `step` that `CarRacing._frame_by_heart` was written from (version 1.4.0)."""
+STEP_BY_HEART = "a36964c15e2e9fa24907b6e923ad3c7a633dc30842083bf2c07850f7a741566c"
+"""SHA-256 of gymnasium's text (version 1.4.0) that `CarRacing._frame_by_heart` and `TileContacts._count` are written from."""
 
 FRAME = 1.0 / stock.FPS
 """Seconds."""
@@ -82,9 +82,9 @@ FRAME = 1.0 / stock.FPS
 
 @lru_cache(maxsize=1)
 def step_is_known() -> bool:
-    """Whether the installed gymnasium's `step` is the one that we know by heart; any other is called itself."""
+    """Whether the installed gymnasium's `step` and contacts are those that we know by heart; any others are called."""
     try:
-        text = inspect.getsource(stock.CarRacing.step)
+        text = inspect.getsource(stock.CarRacing.step) + inspect.getsource(stock.FrictionDetector)
     except OSError:
         return False
     return hashlib.sha256(text.encode()).hexdigest() == STEP_BY_HEART
@@ -395,7 +395,7 @@ class CarRacing(stock.CarRacing):
             self._camera.start(self)
             on_touch = self._camera.touch
         # Box2D does not own its listener: the world's Python object has to keep it alive.
-        self.world.contactListener_bug_workaround = TileContacts(self, self._ground.tiles, on_touch)
+        self.world.contactListener_bug_workaround = TileContacts(self, self._ground.tiles, on_touch, by_heart=self._by_heart)
         self.world.contactListener = self.world.contactListener_bug_workaround
 
     def _render(self, mode: str) -> Any:

@@ -245,14 +245,16 @@ class TileContacts(stock.FrictionDetector):
         env: the gymnasium `CarRacing` that it counts tiles for.
         tiles: of its new track, by the addresses of their fixtures.
         on_touch: called with a tile's number when the car touches it for the first time and its colour changes.
+        by_heart: whether gymnasium's listener is the one that `_count` was written from.
     """
 
-    def __init__(self, env: Any, tiles: dict[int, Tile], on_touch: Callable[[int], None] | None) -> None:
+    def __init__(self, env: Any, tiles: dict[int, Tile], on_touch: Callable[[int], None] | None, *, by_heart: bool) -> None:
         super().__init__(env, env.lap_complete_percent)  # type: ignore[no-untyped-call]
         self._tiles = tiles
         self._wheels: dict[int, Any] = {}
-        self._on_tile: dict[int, tuple[Tile, Any]] = {}  # by the address of the contact
+        self._on_tile: dict[int, tuple[Tile, set[Tile]]] = {}  # tile and the wheel's tiles, by the address of the contact
         self._on_touch = on_touch
+        self._by_heart = by_heart
         self._untouched = set(tiles.values())
 
     def BeginContact(self, contact: Any) -> None:
@@ -271,21 +273,31 @@ class TileContacts(stock.FrictionDetector):
             wheels[address] = owner if "tiles" in getattr(owner, "__dict__", {}) else None
         wheel = wheels[address]  # None for the hull; nothing but tiles has a wheel here
         if wheel is not None:
-            self._on_tile[_contact_address(contact)] = tile, wheel
+            touched = wheel.tiles
+            touched.add(tile)
+            self._on_tile[_contact_address(contact)] = tile, touched
             # Only the first visit counts, and whatever a version of gymnasium makes of the tile where a lap begins.
-            if tile.road_visited and tile.idx != 0:
-                wheel.tiles.add(tile)
-            else:
-                super().BeginContact(Meeting(Side(tile), Side(wheel)))  # type: ignore[no-untyped-call]
+            if not tile.road_visited or tile.idx == 0:
+                self._count(tile, wheel)
         if tile in self._untouched:
             self._untouched.discard(tile)
             tile.color[:] = self.env.road_color
             if self._on_touch is not None:
                 self._on_touch(tile.idx)
 
+    def _count(self, tile: Tile, wheel: Any) -> None:
+        """Let a tile count towards score and lap."""
+        if tile.idx == 0 or not self._by_heart:
+            super().BeginContact(Meeting(Side(tile), Side(wheel)))  # type: ignore[no-untyped-call]
+            return
+        env = self.env
+        tile.road_visited = True
+        env.reward += 1000.0 / len(env.track)
+        env.tile_visited_count += 1
+
     def EndContact(self, contact: Any) -> None:
         """Be told by Box2D that two fixtures part."""
         pair = self._on_tile.pop(_contact_address(contact), None)
         if pair is not None:
-            tile, wheel = pair
-            wheel.tiles.remove(tile)
+            tile, touched = pair
+            touched.remove(tile)

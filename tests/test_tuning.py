@@ -18,8 +18,9 @@ from stable_baselines3 import PPO
 from sb3_carracing import BetaPPO
 from sb3_carracing.evaluation import evaluate, pipeline_env
 from sb3_carracing.runs import Pipeline, wrapper_calls
+from sb3_carracing.zoo import commands, tuning
 from sb3_carracing.zoo import study as studies
-from sb3_carracing.zoo import tuning
+from sb3_carracing.zoo.best import entry_of
 from sb3_carracing.zoo.register import register
 from sb3_carracing.zoo.search_space import convert_beta_ppo_params, n_steps_powers, sample_beta_ppo_params
 
@@ -177,6 +178,34 @@ def test_best_prints_yaml_that_trains_the_same_and_trains_it(capsys: pytest.Capt
     assert agent.n_steps == entry["n_steps"]
     assert agent.gamma == entry["gamma"]
     assert agent.policy_kwargs == entry["policy_kwargs"]
+
+
+def test_a_trial_is_trained_as_it_was() -> None:
+    """With the study's YAML and `-params`, not the packaged YAML."""
+    wrapper = {"sb3_carracing.envs.wrappers.ScaleReward": {"scale": 0.1}}
+    scaled = {"policy": "MlpPolicy", "n_timesteps": 512, "env_wrapper": [wrapper]}
+    Path("own.yml").write_text(yaml.safe_dump({"default": scaled}))
+    storage = ["--storage", "journal.log", "--study-name", "mine"]
+    tune("--n-trials", "1", *storage, "-conf", "own.yml", "-params", "n_envs:2")
+    train = ["--env", "Pendulum-v1", "-n", "64", "--eval-freq", "-1", *storage, "--trial-id", "0"]
+    run_folder = commands.run("train", [*train, "-params", "n_epochs:1"])
+    assert run_folder is not None
+    config = dict(yaml.unsafe_load((run_folder / "Pendulum-v1/config.yml").read_text()))
+    (trial,) = study("journal.log", "mine").trials
+    assert config == yaml.safe_load(entry_of(study("journal.log", "mine"), trial))["Pendulum-v1"] | {"n_epochs": 1}
+    assert config["n_envs"] == 2
+    assert config["env_wrapper"] == scaled["env_wrapper"]
+    with pytest.raises(ValueError, match="is of beta_ppo, not of ppo"):
+        commands.run("train", ["--algo", "ppo", *train])
+
+
+def test_best_overwrites_no_file() -> None:
+    storage = ["--storage", "sqlite:///s.db"]
+    tune("--n-trials", "1", *storage)
+    for _ in range(2):
+        tune("--best", *storage, "--", "-n", "64", "--eval-freq", "-1")
+    names = {path.name for path in Path("logs/beta_ppo").glob("*.yml")}
+    assert names == {"beta_ppo_Pendulum-v1_best.yml", "beta_ppo_Pendulum-v1_best_2.yml"}
 
 
 def test_ppo_is_tuned_with_rl_zoo3s_space_and_its_best_is_yaml(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER
 from torch import nn
 
+from sb3_carracing.runs import next_free
 from sb3_carracing.zoo.study import find_trial, load_study
 
 
@@ -26,17 +27,27 @@ def as_yaml(data: dict[str, Any]) -> str:
     return text
 
 
-def entry_of(study: optuna.Study, trial: FrozenTrial) -> str:
-    """Return a trial as a file for `-conf`: the YAML entry that the study began with, replaced by what was sampled.
+def trial_entry(study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
+    """Return the YAML entry that the study began with, replaced by what the trial sampled.
 
     :raises ValueError: the study is not one of `tune`
     """
     settings = study.user_attrs.get("settings")
     if settings is None:
         raise ValueError(f"the study {study.study_name!r} is not one of `tune`: `train --trial-id N` reads rl-zoo3's")
-    entry = yaml.safe_load(settings["entry"]) | HYPERPARAMS_CONVERTER[settings["algo"]](trial.params)
+    entry: dict[str, Any] = yaml.safe_load(settings["entry"]) | HYPERPARAMS_CONVERTER[settings["algo"]](trial.params)
     if "policy_kwargs" in entry:
         entry["policy_kwargs"] = _as_data(entry["policy_kwargs"])
+    return entry
+
+
+def entry_of(study: optuna.Study, trial: FrozenTrial) -> str:
+    """Return a trial as a file for `-conf`, see `trial_entry`.
+
+    :raises ValueError: the study is not one of `tune`
+    """
+    entry = trial_entry(study, trial)
+    settings = study.user_attrs["settings"]
     comment = f"# {settings['algo']}: trial {trial.number} of study {study.study_name!r}, value {trial.value}"
     return f"{comment}\n{as_yaml({settings['env']: entry})}"
 
@@ -68,6 +79,7 @@ def show_and_train(args: argparse.Namespace) -> None:
     settings = study.user_attrs["settings"]
     file = Path(args.log_folder) / settings["algo"] / f"{study.study_name.replace('/', '_')}_best.yml"
     file.parent.mkdir(parents=True, exist_ok=True)
+    file = next_free(file)
     file.write_text(text)
     print(f"Training it: {file}", file=sys.stderr)
     argv = ["--algo", settings["algo"], "--env", settings["env"], "-conf", str(file), "-f", args.log_folder]

@@ -2,10 +2,12 @@
 
 import inspect
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import yaml
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -17,14 +19,16 @@ from sb3_carracing.callbacks import ValidationCallback
 from sb3_carracing.data import hyperparams_file
 from sb3_carracing.envs.registration import CAR_RACING
 from sb3_carracing.envs.vec_env import SharedMemoryVecEnv
+from sb3_carracing.zoo.best import as_yaml, trial_entry
 from sb3_carracing.zoo.study import find_trial, load_study
 
 
 class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
     """What `python -m sb3_carracing train` uses in rl-zoo3's place; arguments are rl-zoo3's.
 
-    It differs in some points: without `-conf` the packaged hyperparameters are read; `--trial-id` may be 0; `-i` goes on
-    where the agent was (steps and schedules, where rl-zoo3 starts both anew); callbacks that have a `run_dir` learn the
+    It differs in some points: without `-conf` the packaged hyperparameters are read; `--trial-id` may be 0 and trains what
+    the trial did, whatever it sampled or not; `-i` goes on where the agent was (steps and schedules, where rl-zoo3 starts
+    both anew); a run that fails before its first step leaves no folder; callbacks that have a `run_dir` learn the
     run's folder; best_model.zip and evaluations.npz are `ValidationCallback`'s where there is one; monitor.csv also holds
     the raw score of this package's CarRacing, since its rewards are shaped by `env_kwargs`; `--vec-env subproc` means
     several environments a worker process instead of one; and a name or keyword that does not fit is a ValueError,
@@ -37,12 +41,15 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         bound.pop("self")
         if bound.get("config") is None and (packaged := hyperparams_file(bound["algo"])) is not None:
             bound["config"] = str(packaged)
+        self._trial_entry: dict[str, Any] | None = None
         if bound.get("trial_id") is not None:
             # rl-zoo3 passes over trial 0, and over a study that is not named.
-            bound["hyperparams"] = _hyperparams_of_trial(bound) | (bound.get("hyperparams") or {})
+            sampled, self._trial_entry = _hyperparams_of_trial(bound)
+            bound["hyperparams"] = sampled | (bound.get("hyperparams") or {})
             bound["trial_id"] = None
         super().__init__(**bound)
         self.interrupted = False
+        self._made_folder = False
         if bound.get("vec_env_type") == "subproc":
             self.vec_env_class = SharedMemoryVecEnv
 
@@ -61,20 +68,66 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         try:
             return self._set_up()
         except Exception:
-            # rl-zoo3 has made the folder already, and `enjoy` takes the latest: an empty one would hide the run before it.
-            folder = Path(self.save_path)
-            if not [*folder.glob("*.zip"), *folder.glob("*/config.yml")]:
-                shutil.rmtree(folder, ignore_errors=True)
+            self._remove_folder_without_agent()
             raise
 
     def _set_up(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
         try:
             experiment: tuple[BaseAlgorithm, dict[str, Any]] | None = super().setup_experiment()
-        except (TypeError, AttributeError, ImportError, RuntimeError, gym.error.Error) as error:
+        except (TypeError, AttributeError, ImportError, RuntimeError, NameError, SyntaxError, gym.error.Error) as error:
             # The last line is the error itself where a worker process sends its traceback along.
             *_, cause = str(error).strip().splitlines() or [type(error).__name__]
             raise ValueError(f"the training cannot be set up: {cause}") from error
         return experiment
+
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read the YAML as rl-zoo3 does, of a trial of `tune` that which its study began with.
+
+        :raises ValueError: it is not what rl-zoo3 reads
+        """
+        if self._trial_entry is None:
+            return self._read_config()
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "trial.yml")
+            file.write_text(as_yaml({self.env_name.gym_id: self._trial_entry}))
+            self.config = str(file)
+            return self._read_config()
+
+    def _read_config(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        try:
+            hyperparams, saved = super().read_hyperparameters()
+        except yaml.YAMLError as error:
+            raise ValueError(f"{self.config} is not YAML: {' '.join(str(error).split())}") from error
+        except ImportError as error:
+            raise ValueError(
+                f"{self.config!r} is neither a file *.yml, *.yaml or *.py nor a module of hyperparameters: {error}"
+            ) from error
+        except (AttributeError, TypeError) as error:
+            raise ValueError(
+                f"{self.config} has to map environment ids, or 'default', to mappings of hyperparameters: {error}"
+            ) from error
+        if "n_timesteps" not in hyperparams:
+            raise ValueError(f"the hyperparameters of {self.env_name.gym_id} in {self.config} lack n_timesteps")
+        return hyperparams, saved
+
+    def create_log_folder(self) -> None:
+        """Make the run's folder, and note whether it is new."""
+        self._made_folder = not Path(self.save_path).exists()
+        super().create_log_folder()
+
+    def _remove_folder_without_agent(self) -> None:
+        # `enjoy` takes the latest folder: one without an agent would hide the run before it.
+        if self._made_folder and not list(Path(self.save_path).rglob("*.zip")):
+            shutil.rmtree(self.save_path, ignore_errors=True)
+
+    def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
+        model: BaseAlgorithm = super()._load_pretrained_agent(hyperparams, env)
+        if model.num_timesteps >= self.n_timesteps:
+            raise ValueError(
+                f"The agent has already played {model.num_timesteps} steps, so nothing remains of {self.n_timesteps}: pass a "
+                "larger -n."
+            )
+        return model
 
     def create_callbacks(self) -> None:
         """Create rl-zoo3's callbacks, and tell those of ours where the run's folder is."""
@@ -91,15 +144,29 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
     def learn(self, model: BaseAlgorithm) -> None:
         """Train up to `n_timesteps` steps in all, those that a resumed agent has behind it included."""
         learner = _Learner(model, self.continue_training)
-        super().learn(learner)
+        steps = model.num_timesteps
+        try:
+            super().learn(learner)
+        except Exception:
+            if model.num_timesteps == steps:
+                self._remove_folder_without_agent()
+            raise
         self.interrupted = learner.interrupted
 
 
-def _hyperparams_of_trial(arguments: dict[str, Any]) -> dict[str, Any]:
+def _hyperparams_of_trial(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Return what the trial sampled, and of a study of `tune` its whole YAML entry, since the study began with one.
+
+    :raises ValueError: there is no such trial, or its study is another algorithm's
+    """
     study = load_study(arguments.get("storage"), arguments.get("study_name"))
-    params = find_trial(study, arguments["trial_id"]).params
-    hyperparams: dict[str, Any] = HYPERPARAMS_CONVERTER[arguments["algo"]](params)
-    return hyperparams
+    trial = find_trial(study, arguments["trial_id"])
+    settings = study.user_attrs.get("settings")
+    if settings is None:
+        return HYPERPARAMS_CONVERTER[arguments["algo"]](trial.params), None
+    if settings["algo"] != arguments["algo"]:
+        raise ValueError(f"the study {study.study_name!r} is of {settings['algo']}, not of {arguments['algo']}: pass --algo")
+    return {}, trial_entry(study, trial)
 
 
 class _Learner:
@@ -127,10 +194,6 @@ class _Learner:
 
     def _learn_on(self, total_timesteps: int, **kwargs: Any) -> None:
         done = self._model.num_timesteps
-        if done >= total_timesteps:
-            raise ValueError(
-                f"The agent has already played {done} steps, so nothing remains of {total_timesteps}: pass a larger -n."
-            )
         print(f"Resuming at step {done} of {total_timesteps}")
         self._model.learn(total_timesteps - done, reset_num_timesteps=False, **kwargs)
 

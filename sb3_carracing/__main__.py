@@ -74,8 +74,12 @@ def main(argv: list[str] | None = None) -> None:
             commands.tune(arguments)
         else:
             commands.run(command, arguments)
-    except (ValueError, AssertionError, FileNotFoundError) as error:
-        if os.environ.get("SB3_CARRACING_TRACEBACK"):
+    except Exception as error:
+        # Not before: what prints the usage loads no library.
+        from yaml import YAMLError
+
+        told = isinstance(error, (ValueError, AssertionError, OSError, YAMLError))
+        if not told or os.environ.get("SB3_CARRACING_TRACEBACK"):
             raise
         sys.exit(_fail(f"{str(error) or repr(error)}\n(SB3_CARRACING_TRACEBACK=1 shows where it was raised)"))
 

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+
+from sb3_carracing.__main__ import main
+from sb3_carracing.data import data_dir
+from sb3_carracing.zoo import commands
 
 REPOSITORY = Path(__file__).parent.parent
 CAR = "CarRacingFast-v3"
@@ -192,3 +197,129 @@ def test_the_packaged_agent_plays_from_any_folder(tmp_path: Path) -> None:
 )
 def test_what_cannot_work_is_told_in_a_sentence(tmp_path: Path, arguments: list[str], message: str) -> None:
     assert re.search(message, zoo(*arguments, cwd=tmp_path, status=2))
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run a command in this process, which has to end with status 2; return what it said."""
+    with pytest.raises(SystemExit) as exit_info:
+        main(list(arguments))
+    assert exit_info.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a run's folder in the current one, with the packaged agent's files."""
+    monkeypatch.chdir(tmp_path)
+    run = Path(f"logs/beta_ppo/{CAR}_1")
+    shutil.copytree(data_dir("rl-trained-agents") / f"beta_ppo/{CAR}_1", run)
+    return run
+
+
+def test_record_training_empties_no_folder_and_films_something(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["record_training", "--env", CAR, "-f", "logs"]
+    film = run_folder / "videos/film.mp4"
+    film.parent.mkdir()
+    film.touch()
+    assert f"would empty {film.parent}" in refused(capsys, *command)
+    assert "-o names another one" in refused(capsys, *command, "-o", "logs")
+    assert film.is_file()
+    (run_folder / f"{CAR}.zip").unlink()
+    assert f"no agent to film in {run_folder}" in refused(capsys, *command, "-o", "films")
+
+
+def test_nothing_is_downloaded_into_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def options(*arguments: str) -> list[str]:
+        command, *further = arguments
+        return commands._options_for_agents(command, commands._asked_agents(command, further))
+
+    packaged = str(data_dir("rl-trained-agents"))
+    assert options("enjoy", "--algo", "beta_ppo", "--env", CAR) == ["--folder", packaged]
+    assert options("record_video", "--algo", "beta_ppo", "--env", CAR) == ["--folder", packaged, "--output-folder", "videos"]
+    assert options("record_video", "--algo", "beta_ppo", "--env", CAR, "--output-folder=films") == ["--folder", packaged]
+    assert options("enjoy", "--algo", "ppo", "--env", CAR) == []
+    assert options("benchmark", "--no-hub") == ["--log-dir", packaged]
+    assert "no run 7 of CarRacingFast-v3" in refused(capsys, "enjoy", "--env", CAR, "--exp-id", "7")
+    assert "No model found" in refused(capsys, "enjoy", "--env", CAR, "--load-best")
+    assert "pass --no-hub to play the packaged agents" in refused(capsys, "benchmark")
+    (tmp_path / "rl-trained-agents/beta_ppo").mkdir(parents=True)
+    (tmp_path / f"rl-trained-agents/beta_ppo/report_{CAR}.csv").touch()
+    assert "which holds no run;" in refused(capsys, "enjoy", "--env", CAR)
+
+
+def test_benchmark_keeps_the_users_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("benchmark.md").write_text("mine")
+    # A folder without agents: nothing is played, an empty table is written.
+    Path("logs/benchmark").mkdir(parents=True)
+    main(["benchmark", "--log-dir", "logs", "--no-hub"])
+    assert Path("benchmark_2.md").read_text() == "mine"
+    assert "Performance" in Path("benchmark.md").read_text()
+
+
+@pytest.mark.slow
+def test_an_unreachable_hub_is_told_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    said = zoo("benchmark", "--log-dir", "logs", cwd=tmp_path, status=2, HF_ENDPOINT="http://127.0.0.1:1")
+    assert "--no-hub plays only the agents of --log-dir" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "-params", "n_envs:1", "learning_rate:abc"], "-params learning_rate:abc is not key:value"),
+        (["enjoy", "--env", CAR, "--env-kwargs", "frame_skip"], "--env-kwargs frame_skip is not key:value"),
+        (["tune", "--env-kwargs", "frame_skip:"], "--env-kwargs frame_skip: is not key:value"),
+        (["all_plots"], "required: -a/--algos, -e/--env, -f/--exp-folders"),
+        (["plot_from_file"], "required: -i/--input"),
+        (["train", "--env", "Pendulum-v1", "-conf", "bad.yml"], "bad.yml is not YAML"),
+        (["train", "--env", "Pendulum-v1", "-conf", "empty.yml"], "empty.yml has to map environment ids"),
+        (["train", "--env", "Pendulum-v1", "-conf", "policy.yml"], "policy.yml lack n_timesteps"),
+        (["train", "--env", "Pendulum-v1", "-conf", "empty"], "'empty' is neither a file *.yml, *.yaml or *.py nor"),
+        (["train", "--env", "Pendulum-v1", "-conf", "none.yml"], "No such file or directory: 'none.yml'"),
+        (["train", "--env", "Pendulum-v1", "-f", "bad.yml"], "Not a directory: 'bad.yml/beta_ppo"),
+        (["train", "--env", "Pendulum-v1", "-params", "policy_kwargs:'dict(net'"], "cannot be set up: "),
+    ],
+)
+def test_input_that_cannot_be_read_is_told_in_a_sentence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bad.yml").write_text("Pendulum-v1: {policy: [")
+    Path("empty.yml").touch()
+    Path("policy.yml").write_text("default: {policy: MlpPolicy}")
+    assert message in refused(capsys, *arguments)
+    assert not list(tmp_path.glob("logs/*/*_*"))
+
+
+def test_push_to_hub_answers_a_question(capsys: pytest.CaptureFixture[str]) -> None:
+    status: object = 0
+    try:
+        main(["push_to_hub", "--help"])
+    except SystemExit as exit_info:
+        # Where its libraries fit together, rl-zoo3's own help ends so.
+        status = exit_info.code
+    assert status in (None, 0)
+    assert capsys.readouterr().out
+
+
+def test_a_run_that_fails_before_its_first_step_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`enjoy` takes the latest folder, so that one without an agent would hide the run before it."""
+    monkeypatch.chdir(tmp_path)
+    train = ["train", "--env", "Pendulum-v1", "--eval-freq", "-1", "-n", "64", "-params", *SMALL]
+    main(train)
+    callback = "callback:[{'sb3_carracing.callbacks.ValidationCallback':{'every_frames':256,'actions':'nonsense'}}]"
+    assert "nonsense" in refused(capsys, *train, callback)
+    agent = "logs/beta_ppo/Pendulum-v1_1/Pendulum-v1.zip"
+    assert "already played 64 steps" in refused(capsys, *train, "-i", agent)
+    assert [path.name for path in Path("logs/beta_ppo").iterdir()] == ["Pendulum-v1_1"]

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from rl_zoo3.utils import get_latest_run_id
+from huggingface_sb3 import EnvironmentName
+from rl_zoo3.utils import StoreDict, get_latest_run_id, get_model_path
 
 from sb3_carracing.data import data_dir
-from sb3_carracing.runs import TRAINED_AGENTS
+from sb3_carracing.runs import TRAINED_AGENTS, next_free
 from sb3_carracing.zoo.register import ALGO_NAME, register
 
 # The command's name and the module of rl-zoo3 that it runs.
@@ -40,6 +41,11 @@ _READ_AGENTS = {
     **dict.fromkeys(("enjoy", "record_video", "record_training"), ("-f", "--folder")),
     "benchmark": ("--log-dir",),
 }
+# Options without which rl-zoo3's plots end with a TypeError.
+_REQUIRED = {
+    "all_plots": (("-a", "--algos"), ("-e", "--env"), ("-f", "--exp-folders")),
+    "plot_from_file": (("-i", "--input"),),
+}
 # What rl-zoo3 starts as a process of its own, without `beta_ppo`: the arguments of its call and our command.
 _CHILDREN = {("python", "-m", "rl_zoo3.record_video"): "record_video", ("python", "enjoy.py"): "enjoy"}
 
@@ -51,65 +57,173 @@ def run(command: str, argv: list[str]) -> Path | None:
     :param argv: the script's arguments
     :return: `train`'s run folder; None after Ctrl-C and for other commands
 
-    :raises ValueError: a library or an agent that the command needs is missing
+    :raises ValueError: a library, an agent or the internet that the command needs is missing, or it would destroy files
     """
     register()
+    asks_for_help = bool({"-h", "--help"} & set(argv))
     if command in _HAVE_ALGO and not any(arg == "--algo" or arg.startswith("--algo=") for arg in argv):
         argv = ["--algo", ALGO_NAME, *argv]
-    argv = [*_packaged_agents(command, argv), *argv]
+    if command in _READ_AGENTS and not asks_for_help:
+        argv = [*_options_for_agents(command, _asked_agents(command, argv)), *argv]
     try:
-        with patch.object(sys, "argv", [f"sb3_carracing {command}", *argv]):
-            return _run_script(command)
+        with patch.object(sys, "argv", [f"sb3_carracing {command}", *argv]), readable_key_values():
+            return _run_script(command, argv)
     except ImportError as error:
         advice = "; upload the run's folder with `hf upload` instead" if command == "push_to_hub" else ""
-        raise ValueError(f"{command} cannot run with what is installed: {error}{advice}") from error
+        sentence = f"{command} cannot run with what is installed: {error}{advice}"
+        if asks_for_help:
+            print(sentence)
+            return None
+        raise ValueError(sentence) from error
 
 
-def _run_script(command: str) -> Path | None:
+def _run_script(command: str, argv: list[str]) -> Path | None:
     if command == "train":
         return _train()
     if SCRIPTS[command].startswith("rl_zoo3.plots."):
-        # Their package imports them already, which runpy would warn of.
-        plot = getattr(importlib.import_module(SCRIPTS[command]), command)
-        try:
-            plot()
-        except ValueError as error:
-            if "empty sequence" not in str(error):
-                raise
-            raise ValueError(f"{command} found nothing to plot; plot_from_file needs two runs of each algorithm") from error
+        _plot(command, argv)
         return None
-    with _ffmpeg() if command == "record_training" else nullcontext(), patch.object(subprocess, "call", _call_with_us):
-        runpy.run_module(SCRIPTS[command], run_name="__main__", alter_sys=False)
+    with (
+        _ffmpeg() if command == "record_training" else nullcontext(),
+        patch.object(subprocess, "call", _call_with_us),
+        patch.object(shutil, "copy", _copy_and_keep) if command == "benchmark" else nullcontext(),
+    ):
+        try:
+            runpy.run_module(SCRIPTS[command], run_name="__main__", alter_sys=False)
+        except Exception as error:
+            # huggingface_hub's own errors, and those of the library that it asks the hub through, which has changed.
+            if not type(error).__module__.startswith(("httpx", "huggingface_hub", "requests")):
+                raise
+            advice = "; --no-hub plays only the agents of --log-dir" if command == "benchmark" else ""
+            raise ValueError(f"{command} gets nothing from the Hugging Face hub: {error}{advice}") from error
     return None
 
 
-def _packaged_agents(command: str, argv: list[str]) -> list[str]:
+def _plot(command: str, argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog=f"python -m sb3_carracing {command}", add_help=False)
+    for names in _REQUIRED.get(command, ()):
+        parser.add_argument(*names, nargs="+", required=True)
+    if not {"-h", "--help"} & set(argv):
+        parser.parse_known_args(argv)
+    # Their package imports them already, which runpy would warn of.
+    plot = getattr(importlib.import_module(SCRIPTS[command]), command)
+    try:
+        plot()
+    except ValueError as error:
+        if "empty sequence" not in str(error):
+            raise
+        raise ValueError(f"{command} found nothing to plot; plot_from_file needs two runs of each algorithm") from error
+
+
+@contextmanager
+def readable_key_values() -> Iterator[None]:
+    """Let rl-zoo3's `key:value` arguments, which it evaluates as Python, name the one that cannot be read.
+
+    :raises ValueError: within the context, in place of whatever the evaluation ends with
+    """
+    store = StoreDict.__call__
+
+    def store_each(
+        action: StoreDict, parser: Any, namespace: argparse.Namespace, values: list[str], option: str | None = None
+    ) -> None:
+        stored: dict[str, Any] = {}
+        for argument in values:
+            try:
+                store(action, parser, namespace, [argument], option)
+            except Exception as error:
+                raise ValueError(
+                    f"{option} {argument} is not key:value with a value in Python, where text stands in quotes ({error})"
+                ) from error
+            stored |= getattr(namespace, action.dest)
+        setattr(namespace, action.dest, stored)
+
+    with patch.object(StoreDict, "__call__", store_each):
+        yield
+
+
+def _asked_agents(command: str, argv: list[str]) -> argparse.Namespace:
+    """Return what the arguments of a script of `_READ_AGENTS` say of the agents, with rl-zoo3's defaults."""
+    parser = argparse.ArgumentParser(prog=f"python -m sb3_carracing {command}", add_help=False)
+    parser.add_argument(*_READ_AGENTS[command], dest="folder")
+    parser.add_argument("-o", "--output-folder")
+    parser.add_argument("--algo")
+    parser.add_argument("--env", type=EnvironmentName, default="CartPole-v1")
+    parser.add_argument("--exp-id", type=int, default=0)
+    parser.add_argument("--load-best", action="store_true")
+    parser.add_argument("--load-checkpoint", type=int)
+    parser.add_argument("--load-last-checkpoint", action="store_true")
+    parser.add_argument("--no-hub", action="store_true")
+    return parser.parse_known_args(argv)[0]
+
+
+def _options_for_agents(command: str, asked: argparse.Namespace) -> list[str]:
     """Return the options that let a script read the packaged agents where the user names no folder and has none here.
 
-    :raises ValueError: there is no such `beta_ppo` run; rl-zoo3 would look for it in the internet
+    :raises ValueError: the `beta_ppo` agent is missing, which rl-zoo3 would look for in the internet; rl-zoo3 would
+        download into the package; nothing to film, or films in the way
     """
-    if command not in _READ_AGENTS or {"-h", "--help"} & set(argv):
-        return []
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument(*_READ_AGENTS[command], dest="folder")
-    parser.add_argument("--algo")
-    parser.add_argument("--env")
-    parser.add_argument("--exp-id", type=int, default=0)
-    asked, _ = parser.parse_known_args(argv)
-    options = []
     folder = Path(asked.folder or TRAINED_AGENTS)
-    # Not for record_training, which would write into the package, and has no checkpoints to film there.
-    if asked.folder is None and not folder.is_dir() and command != "record_training":
-        folder = data_dir(TRAINED_AGENTS)
+    nothing_here = asked.folder is None and not folder.is_dir()
+    packaged = data_dir(TRAINED_AGENTS)
+    if command == "benchmark":
+        if nothing_here and not asked.no_hub:
+            raise ValueError(
+                f"benchmark downloads the hub's agents into --log-dir, and there is no {folder} here: name a folder, or pass "
+                "--no-hub to play the packaged agents"
+            )
+        return ["--log-dir", str(packaged)] if nothing_here else []
+    if command == "record_training":
+        # Nothing packaged: it would write into the package, and has no checkpoints to film there.
+        _check_films(folder, asked)
+        return []
+    options = []
+    if nothing_here and (asked.algo == ALGO_NAME or get_latest_run_id(str(packaged / asked.algo), asked.env)):
+        folder = packaged
         options = [_READ_AGENTS[command][-1], str(folder)]
-        if command == "record_video" and not {"-o", "--output-folder"} & set(argv):
+        if command == "record_video" and asked.output_folder is None:
             # By default films go beside the agent: into site-packages.
             options += ["--output-folder", "videos"]
-    runs = folder / ALGO_NAME
-    if asked.algo == ALGO_NAME and asked.env and asked.exp_id == 0 and not get_latest_run_id(str(runs), asked.env):
-        there = ", ".join(sorted(path.name for path in runs.glob("*_*"))) or "no run"
-        raise ValueError(f"no numbered run of {asked.env} in {runs}, which holds {there}; -f names another folder")
+    if asked.algo == ALGO_NAME:
+        number = _run_number(folder, asked)
+        which = (asked.load_best, asked.load_checkpoint, asked.load_last_checkpoint)
+        get_model_path(number, str(folder), ALGO_NAME, asked.env, *which)
     return options
+
+
+def _run_number(folder: Path, asked: argparse.Namespace) -> int:
+    """Return the number of the run asked for; -1: there is no run folder.
+
+    :raises ValueError: there is no such run; says which there are
+    """
+    runs = folder / asked.algo
+    number: int = asked.exp_id or get_latest_run_id(str(runs), asked.env)
+    if number == 0 or (number > 0 and not (runs / f"{asked.env}_{number}").is_dir()):
+        kind = f"run {number}" if number else "numbered run"
+        there = ", ".join(sorted(path.name for path in runs.glob("*_*") if path.is_dir())) or "no run"
+        raise ValueError(f"no {kind} of {asked.env} in {runs}, which holds {there}; -f names another folder")
+    return number
+
+
+def _check_films(folder: Path, asked: argparse.Namespace) -> None:
+    """Refuse what rl-zoo3's record_training would do: empty a folder that holds something, or film nothing."""
+    number = _run_number(folder, asked)
+    run_folder = folder / asked.algo / (f"{asked.env}_{number}" if number > 0 else "")
+    agents = [run_folder / f"{asked.env}.zip", run_folder / "best_model.zip", *run_folder.glob("rl_model_*.zip")]
+    if not any(agent.is_file() for agent in agents):
+        raise ValueError(f"there is no agent to film in {run_folder}")
+    films = Path(asked.output_folder or run_folder / "videos")
+    if films.exists() and (not films.is_dir() or any(films.iterdir())):
+        raise ValueError(f"record_training would empty {films}, which is not an empty folder: -o names another one")
+
+
+def _copy_and_keep(source: str, target: str) -> None:
+    """Stand in for `shutil.copy` in rl-zoo3's benchmark, whose copy would replace a file of the user's."""
+    file = Path(target)
+    if file.exists():
+        kept = next_free(file)
+        file.rename(kept)
+        print(f"The {file} that was here is now {kept}")
+    shutil.copyfile(source, file)
 
 
 def _call_with_us(command: list[str], **kwargs: Any) -> int:
@@ -163,7 +277,8 @@ def tune(argv: list[str]) -> None:
     """Search hyperparameters, or print and train the best found: arguments of rl-zoo3's `train -optimize`, and ours."""
     from sb3_carracing.zoo import tuning
 
-    tuning.main(argv)
+    with readable_key_values():
+        tuning.main(argv)
 
 
 def train_and_report(argv: list[str]) -> None:

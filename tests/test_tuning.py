@@ -239,6 +239,60 @@ def test_rollouts_hold_a_batch_and_leave_updates_between_reports(
     assert 64 <= 2**low * n_envs <= 2**high * n_envs <= max_rollout
 
 
+def test_rl_zoo3s_own_test_command_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """50 steps between two reports, where the smallest rollout has 64: `train -optimize` only warns."""
+    command = ["-n", "100", "--algo", "beta_ppo", "--env", "Pendulum-v1", "-params", "policy_kwargs:dict(net_arch=[32])"]
+    command += ["n_envs:1", "--seed", "14", "--log-folder", "zt", "--n-trials", "2", "--n-jobs", "1", "--sampler", "tpe"]
+    command += ["--pruner", "halving", "--n-evaluations", "2", "--n-startup-trials", "1", "--optimization-log-path", "./ztl/"]
+    with pytest.warns(UserWarning, match="50 steps between two reports"):
+        commands.run("train", [*command, "-optimize", "--no-optim-plots"])
+    assert "Best trial: " in capsys.readouterr().out
+    assert len(list(Path("ztl").glob("trial_*/evaluations.csv"))) == 2
+
+
+def test_a_refused_search_leaves_no_storage() -> None:
+    """So that the corrected command is not refused as another one than the study's."""
+    Path("junk.zip").touch()
+    for arguments, message in [
+        (["-f", "junk.zip"], "junk.zip/beta_ppo cannot be written to: Not a directory"),
+        (["--optimization-log-path", "junk.zip"], "junk.zip cannot be written to"),
+        (["-params", "nonsense:1"], "unexpected keyword argument 'nonsense'"),
+        (["-params", "policy_kwargs:dict(nonsense=1)"], "unexpected keyword argument 'nonsense'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            tune("--n-trials", "1", "--storage", "sqlite:///s.db", *arguments)
+    assert not Path("s.db").exists()
+
+
+def test_the_best_trial_is_printed_before_its_table_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("pandas.DataFrame.to_csv", fail)
+    with pytest.raises(OSError, match="the disk is full"):
+        tune("--n-trials", "1")
+    assert "Best trial: 0" in capsys.readouterr().out
+
+
+def test_a_waiting_worker_says_so_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    storage = studies.open_storage("sqlite:///s.db")
+    kept = optuna.create_study(storage=storage)
+    other = kept.ask()
+    pauses = []
+
+    def pause(_: float) -> None:
+        pauses.append(_)
+        if len(pauses) == 3:
+            kept.tell(other, 1.0)
+
+    monkeypatch.setattr("sb3_carracing.zoo.study.time.sleep", pause)
+    studies.Worker(kept, storage, lambda _: 0.0, n_trials=1).run()
+    assert len(pauses) == 3
+    assert capsys.readouterr().out.count("Waiting for trials that run elsewhere (0)") == 1
+
+
 def test_a_sampled_policy_is_complete() -> None:
     """What is sampled replaces the YAML's policy_kwargs: those that are not searched have to be in it."""
     carracing = yaml.safe_load((REPOSITORY / "hyperparams/beta_ppo.yml").read_text())["CarRacingFast-v3"]
@@ -314,6 +368,7 @@ def run(module: str, *arguments: str, check: bool = True) -> subprocess.Complete
         (["--print-only"], "go with --best"),
         (["--env", "Pendulum-v7"], "unknown environment 'Pendulum-v7'"),
         (["-n", "100"], "raise -n, or lower --n-evaluations or n_envs"),
+        (["-n", "0"], "-n must be at least 1, or -1 for the YAML's n_timesteps, got 0"),
         (["--n-trials", "0"], "n_trials must be at least 1, got 0"),
     ],
 )

@@ -257,12 +257,12 @@ def _train() -> Path | None:
     :return: the run's folder; None where Ctrl-C ended the training, whose agent is saved then, and after `-optimize`
     """
     from sb3_carracing.zoo.experiment import CarRacingExperimentManager
-    from sb3_carracing.zoo.tuning import TuningManager
+    from sb3_carracing.zoo.tuning import OptimizingManager
 
     managers: list[CarRacingExperimentManager] = []
 
     def create(args: argparse.Namespace, *further: Any, **kwargs: Any) -> CarRacingExperimentManager:
-        manager_class = TuningManager if args.optimize_hyperparameters else CarRacingExperimentManager
+        manager_class = OptimizingManager if args.optimize_hyperparameters else CarRacingExperimentManager
         managers.append(manager_class(args, *further, **kwargs))
         return managers[-1]
 

@@ -103,13 +103,22 @@ def n_steps_powers(n_envs: int, max_rollout: int) -> tuple[int, int]:
     :raises ValueError: not even a batch of 64 fits
     """
     high = min(11, int(math.log2(max(1, max_rollout // n_envs))))
-    smallest = max(5, math.ceil(math.log2(2**_MIN_BATCH_POW / n_envs)))
+    smallest = _smallest_power(n_envs)
     if high < smallest:
         raise ValueError(
             f"a rollout may have {max_rollout} steps for {UPDATES_PER_REPORT} updates between two reports, but the smallest "
-            f"of {n_envs} environments has {2**smallest * n_envs}: raise -n, or lower --n-evaluations or n_envs"
+            f"of {n_envs} environments has {smallest_rollout(n_envs)}: raise -n, or lower --n-evaluations or n_envs"
         )
     return min(high, max(smallest, math.ceil(math.log2(256 / n_envs)))), high
+
+
+def smallest_rollout(n_envs: int) -> int:
+    """Return the steps of all environments in the smallest rollout that is sampled, which holds a batch of 64."""
+    return 2 ** _smallest_power(n_envs) * n_envs
+
+
+def _smallest_power(n_envs: int) -> int:
+    return max(5, math.ceil(math.log2(2**_MIN_BATCH_POW / n_envs)))
 
 
 def _plain(policy_kwargs: Any) -> dict[str, Any]:

@@ -279,6 +279,7 @@ class Worker:
         self._max_total_trials = max_total_trials
         self._n_begun = 0
         self._failed = False
+        self._waits = False
         self._lock = threading.Lock()
         # Whether others can tell a running trial from a dead one.
         self._database = storage if isinstance(storage, RDBStorage) else None
@@ -298,13 +299,22 @@ class Worker:
     def _loop(self) -> None:
         while not self._failed and (runs := self._next()) is not None:
             if not runs:
+                self._say_once_that_it_waits()
                 time.sleep(self._pause())
                 continue
+            self._waits = False
             try:
                 self._run_trial()
             except BaseException:
                 self._failed = True
                 raise
+
+    def _say_once_that_it_waits(self) -> None:
+        if not self._waits:
+            self._waits = True
+            running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            numbers = ", ".join(str(trial.number) for trial in running)
+            print(f"Waiting for trials that run elsewhere ({numbers}), to repeat those of workers that die", flush=True)
 
     def _pause(self) -> float:
         interval = self._database.get_heartbeat_interval() if self._database else None

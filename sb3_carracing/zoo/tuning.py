@@ -5,8 +5,11 @@ import copy
 import csv
 import functools
 import importlib
+import inspect
 import os
 import socket
+import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from rl_zoo3.utils import ALGOS, StoreDict, get_callback_list
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.utils import set_random_seed
@@ -34,7 +38,7 @@ from sb3_carracing.zoo import study as studies
 from sb3_carracing.zoo.best import as_yaml, entry_of, show_and_train
 from sb3_carracing.zoo.experiment import CarRacingExperimentManager
 from sb3_carracing.zoo.register import ALGO_NAME, register
-from sb3_carracing.zoo.search_space import UPDATES_PER_REPORT, n_steps_powers
+from sb3_carracing.zoo.search_space import UPDATES_PER_REPORT, n_steps_powers, smallest_rollout
 
 N_EVALUATIONS = 5
 
@@ -47,9 +51,11 @@ class TuningManager(CarRacingExperimentManager):
     prune a trial beside the pruner, with the reason in its user attribute `pruned`; other errors end the worker; a killed
     worker's trial is repeated; no run folder is made.
 
-    :raises ValueError: unknown sampler or pruner, a storage that cannot be opened, numbers below 1
+    :raises ValueError: unknown sampler or pruner, a folder or storage that cannot be opened, hyperparameters that make no
+        model, too few steps between two reports, numbers below 1; all before a study is joined
     """
 
+    refuses_short_intervals = True
     study_name: str | None
     seed: int
     normalize_kwargs: dict[str, Any]
@@ -65,7 +71,6 @@ class TuningManager(CarRacingExperimentManager):
         if self.algo not in HYPERPARAMS_SAMPLER:
             raise ValueError(f"there is no search space for {self.algo!r}; valid: {', '.join(sorted(HYPERPARAMS_SAMPLER))}")
         self.heartbeat_interval = getattr(self.args, "heartbeat_interval", studies.HEARTBEAT_INTERVAL)
-        self.trial_storage = studies.open_storage(self.storage, self.heartbeat_interval)
         self.study_name = self.study_name or f"{self.algo}_{self.env_name}"
         # Hidden from upstream, which would only warn.
         self.tensorboard_log = None
@@ -95,7 +100,20 @@ class TuningManager(CarRacingExperimentManager):
         if self.algo == ALGO_NAME:
             n_steps_powers(self.n_envs, self._max_rollout)
         processed: dict[str, Any] = super()._preprocess_action_noise(hyperparams, saved_hyperparams, env)
+        self._build_model(env, copy.deepcopy(processed))
         return processed
+
+    def _build_model(self, env: VecEnv, hyperparams: dict[str, Any]) -> None:
+        """Build a model for nothing: a keyword that does not exist would else end the first trial, in a study begun."""
+        algorithm = ALGOS[self.algo]
+        inspect.signature(algorithm).bind(env=env, **hyperparams)
+        # These are for all environments, of which `env` is one, or cost memory.
+        for name in ("n_steps", "batch_size", "buffer_size", "optimize_memory_usage"):
+            hyperparams.pop(name, None)
+        memory = {"buffer_size": 1} if issubclass(algorithm, OffPolicyAlgorithm) else {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            algorithm(env=env, device=self.device, **hyperparams, **memory)
 
     @property
     def _interval(self) -> int:
@@ -104,7 +122,8 @@ class TuningManager(CarRacingExperimentManager):
 
     @property
     def _max_rollout(self) -> int:
-        return min(8192, self._interval // UPDATES_PER_REPORT)
+        fitting = min(8192, self._interval // UPDATES_PER_REPORT)
+        return fitting if self.refuses_short_intervals else max(fitting, smallest_rollout(self.n_envs))
 
     @functools.cached_property
     def _make_evaluation_env(self) -> Callable[[], Any]:
@@ -132,7 +151,15 @@ class TuningManager(CarRacingExperimentManager):
     def hyperparameters_optimization(self) -> None:
         """Run trials until nothing is left to run, then show the best one as YAML."""
         with studies.quiet():
-            study = self._join_study()
+            self._create_sampler(self.sampler)
+            pruner = self._create_pruner(self.pruner)
+            settings = self._settings()
+            for folder in (self.log_path, self.optimization_log_path):
+                if folder is not None:
+                    check_writable(Path(folder))
+            # Not before everything is checked: what is refused leaves no file behind.
+            self.trial_storage = studies.open_storage(self.storage, self.heartbeat_interval)
+            study = self._join_study(pruner, settings)
             n_jobs = (os.cpu_count() or 1) if self.n_jobs == -1 else self.n_jobs
             worker = studies.Worker(study, self.trial_storage, self.objective, self.n_trials, self.max_total_trials)
             try:
@@ -141,16 +168,9 @@ class TuningManager(CarRacingExperimentManager):
                 print("Interrupted")
         self._report(study)
 
-    def _join_study(self) -> optuna.Study:
-        """Create the study, or join it; says what kind of storage it is in."""
-        study = optuna.create_study(
-            storage=self.trial_storage,
-            pruner=self._create_pruner(self.pruner),
-            study_name=self.study_name,
-            load_if_exists=True,
-            direction="maximize",
-        )
-        settings = {
+    def _settings(self) -> dict[str, Any]:
+        """Return what all workers of a study have to do alike."""
+        return {
             "algo": self.algo,
             "env": self.env_name.gym_id,
             "n_timesteps": self.n_timesteps,
@@ -160,6 +180,16 @@ class TuningManager(CarRacingExperimentManager):
             "eval_env_kwargs": self._eval_env_kwargs_args,
             "entry": as_yaml(self._entry),
         }
+
+    def _join_study(self, pruner: optuna.pruners.BasePruner, settings: dict[str, Any]) -> optuna.Study:
+        """Create the study, or join it; says what kind of storage it is in."""
+        study = optuna.create_study(
+            storage=self.trial_storage,
+            pruner=pruner,
+            study_name=self.study_name,
+            load_if_exists=True,
+            direction="maximize",
+        )
         self.seed = studies.agree_on_settings(study, settings, getattr(self.args, "study_seed", None), self.seed)
         study.sampler = self._create_sampler(self.sampler)
         if self.storage is None:
@@ -229,7 +259,7 @@ class TuningManager(CarRacingExperimentManager):
         """Prune what would report twice without an update between; rl-zoo3's own samplers go up to 4096 steps."""
         if isinstance(model, OnPolicyAlgorithm):
             rollout = model.n_steps * model.n_envs
-            if rollout > self._interval:
+            if rollout > max(self._interval, self._max_rollout):
                 raise optuna.TrialPruned(f"a rollout of {rollout} steps does not fit between two reports, {self._interval}")
 
     def _trial_callbacks(self) -> list[BaseCallback]:
@@ -256,16 +286,35 @@ class TuningManager(CarRacingExperimentManager):
         )
 
     def _report(self, study: optuna.Study) -> None:
-        """Write the trials as a table, and print how many there are and the best one."""
+        """Print how many trials there are and the best one, and write them as a table."""
+        states = [trial.state for trial in study.get_trials(deepcopy=False)]
+        counts = ", ".join(f"{states.count(state)} {state.name.lower()}" for state in TrialState if state in states)
+        print(f"Trials: {counts or 'none'}")
+        if TrialState.COMPLETE in states:
+            best = study.best_trial
+            print(f"Best trial: {best.number}, value {best.value:.6g}, as YAML:\n{entry_of(study, best)}", flush=True)
         file = Path(self.log_path) / f"report_{study.study_name.replace('/', '_')}.csv"
         file.parent.mkdir(parents=True, exist_ok=True)
         study.trials_dataframe().to_csv(file)
-        states = [trial.state for trial in study.get_trials(deepcopy=False)]
-        counts = ", ".join(f"{states.count(state)} {state.name.lower()}" for state in TrialState if state in states)
-        print(f"Trials: {counts or 'none'}; table: {file}")
-        if TrialState.COMPLETE in states:
-            best = study.best_trial
-            print(f"Best trial: {best.number}, value {best.value:.6g}, as YAML:\n{entry_of(study, best)}")
+        print(f"Table of the trials: {file}")
+
+
+class OptimizingManager(TuningManager):
+    """`train -optimize`: `tune`, but where too few steps lie between two reports it warns and plays the smallest rollouts."""
+
+    refuses_short_intervals = False
+
+    def _preprocess_action_noise(
+        self, hyperparams: dict[str, Any], saved_hyperparams: dict[str, Any], env: VecEnv
+    ) -> dict[str, Any]:
+        if self.algo == ALGO_NAME and self._max_rollout * UPDATES_PER_REPORT > self._interval:
+            warnings.warn(
+                f"{self._interval} steps between two reports leave no {UPDATES_PER_REPORT} updates of the smallest rollout, "
+                f"{self._max_rollout} steps: the values will say little. Raise -n, or lower --n-evaluations or n_envs",
+                stacklevel=2,
+            )
+        processed: dict[str, Any] = super()._preprocess_action_noise(hyperparams, saved_hyperparams, env)
+        return processed
 
 
 class Reporter(BaseCallback):
@@ -334,6 +383,16 @@ class Reporter(BaseCallback):
             self.model.save(folder / "best_model.zip")
 
 
+def check_writable(folder: Path) -> None:
+    """Make a folder, and raise ValueError unless a file can be written into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"the folder {folder} cannot be written to: {error.strerror}") from error
+
+
 def divergence(model: BaseAlgorithm | None, error: Exception) -> str | None:
     """Return why an error means that a training has become NaN; None if it means something else."""
     first_line = (str(error).splitlines() or [type(error).__name__])[0]
@@ -386,6 +445,8 @@ def main(argv: list[str]) -> None:
     for name in ("heartbeat_interval", "n_startup_trials"):
         if getattr(args, name) < (name == "heartbeat_interval"):
             raise ValueError(f"{name} must not be {getattr(args, name)}")
+    if args.n_timesteps < 1 and args.n_timesteps != -1:
+        raise ValueError(f"-n must be at least 1, or -1 for the YAML's n_timesteps, got {args.n_timesteps}")
     if args.n_jobs < 1 and args.n_jobs != -1:
         raise ValueError(f"n_jobs must be at least 1, or -1 for one a core, got {args.n_jobs}")
     if args.best:

@@ -17,7 +17,7 @@ rl-zoo3's commands, with its arguments; --algo is beta_ppo where none is given:
                  film a run's checkpoints, best and last agent one after the other
   plot_train, all_plots, plot_from_file
                  rl-zoo3's plots
-  benchmark      play every agent of a folder and write a table
+  benchmark      play the latest run of each algorithm and environment in a folder, write a table
   load_from_hub, push_to_hub
                  agents from and to the Hugging Face hub
   tune           search hyperparameters on one machine or many; --best prints and trains the best found

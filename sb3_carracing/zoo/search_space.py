@@ -114,7 +114,7 @@ def n_steps_powers(n_envs: int, max_rollout: int) -> tuple[int, int]:
 
 def smallest_rollout(n_envs: int) -> int:
     """Return the steps of all environments in the smallest rollout that is sampled, which holds a batch of 64."""
-    return 2 ** _smallest_power(n_envs) * n_envs
+    return int(2 ** _smallest_power(n_envs)) * n_envs
 
 
 def _smallest_power(n_envs: int) -> int:

@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.ablations import bugs, report  # noqa: E402
 from benchmarks.ablations.plan import merged, read_plan  # noqa: E402
-from benchmarks.ablations.run import algorithm, model_arguments, pipelines, training_env  # noqa: E402
+from benchmarks.ablations.run import algorithm, evaluation_env, model_arguments, training_env  # noqa: E402
 
 EPISODE = 5
 
@@ -173,17 +173,6 @@ def test_the_published_storage_has_both_mistakes() -> None:
     assert isinstance(buffer, bugs.ForgetsDones)
 
 
-def test_idle_start_counts_as_the_environments_own_no_op_frames() -> None:
-    import sb3_carracing  # noqa: F401  (registers the ids)
-
-    options = {"continuous": False, "frame_skip": 1}
-    ours = gym.make("CarRacingFast-v3", noop_frames=9, **options)
-    wrapped = bugs.IdleStart(gym.make("CarRacingFast-v3", **options), n_frames=9)
-    (picture, info), (same, other) = ours.reset(seed=3), wrapped.reset(seed=3)
-    assert np.array_equal(picture, same)
-    assert info == other
-
-
 def test_settings_are_merged_and_taken_away() -> None:
     settings = {"a": {"x": 1, "y": 2}, "b": 3}
     assert merged(settings, {"a": {"x": 5, "y": None}, "c": {"z": 1}}) == {"a": {"x": 5}, "b": 3, "c": {"z": 1}}
@@ -223,15 +212,14 @@ def test_every_run_of_the_plan_can_be_made(name: str) -> None:
     run = read_plan()[name]
     venv = training_env(run, seed=1)
     model = algorithm(run)(env=venv, seed=1, device="cpu", **model_arguments(run))
-    validation, test = pipelines(run)
-    for factory in (validation, test):
-        env = factory()
-        # The learner sees pictures with channels first.
-        assert sorted(env.observation_space.shape) == sorted(model.observation_space.shape)
-        assert env.action_space == model.action_space
-        assert "grass_penalty" not in factory.kwargs
-        env.close()
-    assert test.spec.id == "CarRacing-v3"
+    factory = evaluation_env(run)
+    env = factory()
+    # The learner sees pictures with channels first.
+    assert sorted(env.observation_space.shape) == sorted(model.observation_space.shape)
+    assert env.action_space == model.action_space
+    assert "grass_penalty" not in factory.kwargs
+    assert factory.kwargs.get("noop_frames", 0) == run.settings["env_kwargs"].get("noop_frames", 0)
+    env.close()
     venv.close()
 
 

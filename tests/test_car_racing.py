@@ -430,6 +430,8 @@ def test_off_road_stop_counts_consecutive_frames(cheap_pictures: None) -> None:
         ("no_progress_reward", float("-inf")),
         ("off_road_frames", -3),
         ("gap_penalty", -1.0),
+        ("mishap_rate", -0.1),
+        ("mishap_rate", 1.5),
     ],
 )
 def test_bad_keywords_are_named(keyword: str, value: Any) -> None:

@@ -126,23 +126,3 @@ class ReportEnds(gym.Wrapper[Any, Any, Any, Any]):
         observation, reward, terminated, truncated, info = self.env.step(action)
         over = terminated or truncated
         return observation, reward, over and self._as == "terminated", over and self._as == "truncated", info
-
-
-class IdleStart(gym.Wrapper[Any, Any, Any, Any]):
-    """Play `n_frames` steps of `env` without action after every reset, as the first seed does in evaluations too.
-
-    Our CarRacing has the same as `noop_frames`; this is for gymnasium's, where their reward counts as well.
-    """
-
-    def __init__(self, env: gym.Env[Any, Any], n_frames: int) -> None:
-        super().__init__(env)
-        self._n_frames = n_frames
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Reset and idle."""
-        observation, info = self.env.reset(seed=seed, options=options)
-        space = self.env.action_space
-        idle = 0 if isinstance(space, gym.spaces.Discrete) else np.zeros(space.shape or ())
-        for _ in range(self._n_frames):
-            observation, _, _, _, info = self.env.step(idle)
-        return observation, info

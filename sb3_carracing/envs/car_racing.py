@@ -22,7 +22,7 @@ from sb3_carracing.envs import track
 from sb3_carracing.envs.camera import Camera
 from sb3_carracing.envs.fast_car import FastCar, Ground, TileContacts
 from sb3_carracing.envs.renderer import Picture as Picture
-from sb3_carracing.envs.training_rules import Lap, Progress, TrainingRules
+from sb3_carracing.envs.training_rules import Lap, Mishap, Progress, TrainingRules
 
 MAX_FRAMES = 1000
 """Frames after which an episode is truncated; gymnasium's registration of `CarRacing-v3` says the same."""
@@ -43,10 +43,14 @@ def whole_number(name: str, value: int, low: int, high: int | None = None) -> in
     return number
 
 
-def finite_number(name: str, value: float, low: float = -math.inf) -> float:
-    """Return `value` as a float; ValueError names it unless it is finite and at least `low`."""
-    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value) or value < low:
-        bounds = "a finite number" if low == -math.inf else f"a finite number of at least {low:g}"
+def finite_number(name: str, value: float, low: float = -math.inf, high: float = math.inf) -> float:
+    """Return `value` as a float; ValueError names it unless it is finite, at least `low` and at most `high`."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value) or not low <= value <= high:
+        bounds = "a finite number"
+        if high < math.inf:
+            bounds = f"a number from {low:g} to {high:g}"
+        elif low > -math.inf:
+            bounds = f"a finite number of at least {low:g}"
         raise ValueError(f"{name} must be {bounds}, got {value!r}")
     return float(value)
 
@@ -131,6 +135,9 @@ class CarRacing(stock.CarRacing):
         truncate_lap: training only: where the car has come round the episode is truncated, not terminated, whether or not
             tiles are left out: a learner that bootstraps truncated episodes then need not know where the lap ends, which
             no picture shows.
+        mishap_rate: training only: share of the episodes, 0 to 1, in which a random action takes over once, for 10 to 80
+            frames that pass inside one step and whose rewards the agent does not get; from there on leaving the road no
+            longer ends the episode. Continuous actions only.
 
     Raises:
         ValueError: naming the argument, its value and what is allowed.
@@ -139,6 +146,7 @@ class CarRacing(stock.CarRacing):
     road: Any  # gymnasium's annotations of these are narrower than their values
     track: Any
     car: Any
+    _mishap: Mishap | None  # the coming one
 
     def __init__(
         self,
@@ -161,6 +169,7 @@ class CarRacing(stock.CarRacing):
         off_road_frames: int = 0,
         gap_penalty: float = 0.0,
         truncate_lap: bool = False,
+        mishap_rate: float = 0.0,
     ) -> None:
         self.rules = TrainingRules(
             noop_frames=whole_number("noop_frames", noop_frames, 0, MAX_FRAMES - 1),
@@ -173,7 +182,10 @@ class CarRacing(stock.CarRacing):
             off_road_frames=whole_number("off_road_frames", off_road_frames, 0),
             gap_penalty=finite_number("gap_penalty", gap_penalty, 0.0),
             truncate_lap=bool(truncate_lap),
+            mishap_rate=finite_number("mishap_rate", mishap_rate, 0.0, 1.0),
         )
+        if mishap_rate and not continuous:
+            raise ValueError(f"mishap_rate is for continuous actions, got {mishap_rate!r} with continuous=False")
         self._rule_sees_green = grass_rule == "green" and grass_penalty > 0
         self._shapes = any((grass_penalty, end_bonus, no_progress_frames, off_road_frames, gap_penalty, truncate_lap))
         self.renderer = one_of("renderer", renderer, RENDERERS)
@@ -220,6 +232,8 @@ class CarRacing(stock.CarRacing):
         """Make a new track and return the first observation and `{"frames": ..., "score": ...}`."""
         self._start_counting()
         observation, _ = super().reset(seed=seed, options=options)
+        if self.rules.mishap_rate and self.np_random.random() < self.rules.mishap_rate:
+            self._mishap = Mishap(self.np_random)
         return observation, {"frames": self._frames, "score": self._score}
 
     def step(self, action: Any) -> tuple[Picture, SupportsFloat, bool, bool, dict[str, Any]]:
@@ -228,18 +242,26 @@ class CarRacing(stock.CarRacing):
             return self._first_step()
         if self.continuous:
             action = PlainAction(action.astype(np.float64).tolist())
+        total, terminated, truncated, info = self._play(action, self.frame_skip)
+        if self._mishap is not None and self._frames >= self._mishap.begins and not (terminated or truncated):
+            mishap, self._mishap, self._may_leave_road = self._mishap, None, True
+            _, terminated, truncated, info = self._play(PlainAction(mishap.action.tolist()), mishap.n_frames)
+        info["frames"], info["score"] = self._frames, self._score
+        self.state = self._render("state_pixels")
+        return self.state, total, terminated, truncated, info
+
+    def _play(self, action: Any, n_frames: int) -> tuple[float, bool, bool, dict[str, Any]]:
+        """Play up to `n_frames` frames under an action: sum of rewards, terminated, truncated, the last frame's info."""
         play = self._shaped_frame if self._shapes else self._scored_frame
         if self._by_heart:
             self._set_steering_and_brake(action)
         total = 0.0
-        for _ in range(self.frame_skip):
+        for _ in range(n_frames):
             reward, terminated, truncated, info = play(action)
             total += reward
             if terminated or truncated:
                 break
-        info["frames"], info["score"] = self._frames, self._score
-        self.state = self._render("state_pixels")
-        return self.state, total, terminated, truncated, info
+        return total, terminated, truncated, info
 
     def _start_counting(self) -> None:
         self._frames = 0
@@ -248,6 +270,8 @@ class CarRacing(stock.CarRacing):
         self._progress = Progress(self.rules.no_progress_frames) if self.rules.no_progress_frames else None
         self._drawn: Picture | None = None
         self._drawn_score = 0.0
+        self._mishap = None
+        self._may_leave_road = False
 
     def _first_step(self) -> tuple[Picture, SupportsFloat, bool, bool, dict[str, Any]]:
         """Play what comes before the agent's first decision; gymnasium's `reset` ends in `step(None)`.
@@ -347,7 +371,7 @@ class CarRacing(stock.CarRacing):
         stopped_by = None
         if self.rules.off_road_frames:
             self._off_road_run = self._off_road_run + 1 if off_road(self.car) else 0
-            if self._off_road_run >= self.rules.off_road_frames:
+            if self._off_road_run >= self.rules.off_road_frames and not self._may_leave_road:
                 stopped_by = "off_road"
         if self._progress is not None and self._progress.mean_with(reward) <= self.rules.no_progress_reward:
             stopped_by = "no_progress"

@@ -21,6 +21,27 @@ class TrainingRules:
     off_road_frames: int
     gap_penalty: float
     truncate_lap: bool
+    mishap_rate: float
+
+
+class Mishap:
+    """Once in an episode somebody else drives for a moment: when, for how long and how, drawn from `random`.
+
+    A good driver never meets a spin, the grass or a standstill by itself, and a policy knows nothing of places where it
+    has never been: with this they are part of its training.
+    """
+
+    EARLIEST, LATEST = 50, 700
+    """Frames of the episode between which it begins."""
+    SHORTEST, LONGEST = 10, 80
+    """Frames that it lasts."""
+
+    def __init__(self, random: np.random.Generator) -> None:
+        self.begins = int(random.integers(self.EARLIEST, self.LATEST))
+        self.n_frames = int(random.integers(self.SHORTEST, self.LONGEST + 1))
+        steering, gas, brake = random.uniform((-1.0, 0.0, 0.0), 1.0)
+        # Both pedals at once would be a brake every time.
+        self.action = np.array((steering, 0.0, brake) if random.random() < 0.5 else (steering, gas, 0.0))
 
 
 class Progress:

@@ -1,0 +1,1 @@
+"""BetaPPO against its peers on CarRacing."""

@@ -1,0 +1,94 @@
+"""The peers' commands are ones that `train` understands, and what the page says is what is stored."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from scipy import stats
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.peers import report, run  # noqa: E402
+
+
+@pytest.mark.parametrize("name", list(run.PEERS))
+def test_all_play_two_million_frames(name: str) -> None:
+    command = run.train_command(name, 3)
+    steps = int(command[command.index("-n") + 1])
+    conf = (
+        command[command.index("-conf") + 1]
+        if "-conf" in command
+        else f"hyperparams/{command[command.index('--algo') + 1]}.yml"
+    )
+    values = yaml.safe_load((ROOT / conf).read_text())[run.ENV_ID]
+    (repeat,) = {
+        skip
+        for wrapper in values["env_wrapper"]
+        if isinstance(wrapper, dict)
+        for path, keywords in wrapper.items()
+        if path.endswith(("FrameSkip", "ActionRepeat"))
+        for skip in keywords.values()
+    }
+    assert steps * repeat == 2_000_000
+
+
+def test_the_zoos_values_are_the_zoos() -> None:
+    rl_zoo3 = pytest.importorskip("rl_zoo3")
+    theirs = yaml.safe_load((Path(rl_zoo3.__file__).parent / "hyperparams" / "ppo.yml").read_text())["CarRacing-v3"]
+    ours = yaml.safe_load((ROOT / "benchmarks" / "peers" / "ppo_zoo.yml").read_text())[run.ENV_ID]
+    del ours["callback"]
+    for values in (theirs, ours):
+        values["policy_kwargs"] = "".join(values["policy_kwargs"].split()).replace(",)", ")")
+    assert ours == theirs
+
+
+def write_curve(file: Path, rows: list[tuple[int, float]]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["frames", "steps", "mean"])
+        writer.writerows((4 * steps, steps, mean) for steps, mean in rows)
+
+
+def test_what_was_played_again_counts_once(tmp_path: Path) -> None:
+    write_curve(tmp_path / "1.csv", [(10, 1.0), (20, 2.0), (30, 3.0)])
+    write_curve(tmp_path / "2.csv", [(20, 2.5), (30, 3.5)])
+    write_curve(tmp_path / "3.csv", [])
+    rows = run.joined([tmp_path / f"{number}.csv" for number in (1, 2, 3)])
+    assert [float(row["mean"]) for row in rows] == [1.0, 2.5, 3.5]
+
+
+def test_the_latest_checkpoint_of_all_starts_is_gone_on_from(tmp_path: Path) -> None:
+    assert run.last_checkpoint(run.run_folders(tmp_path)) is None
+    for start, steps in ((1, 50_000), (1, 100_000), (2, 90_000), (10, 150_000)):
+        folder = tmp_path / "ppo" / f"{run.ENV_ID}_{start}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"rl_model_{steps}_steps.zip").touch()
+    folders = run.run_folders(tmp_path)
+    assert [folder.name[-2:] for folder in folders] == ["_1", "_2", "10"]
+    assert run.last_checkpoint(folders) == folders[-1] / "rl_model_150000_steps.zip"
+
+
+def test_the_table_and_the_picture_are_made_from_the_stored_runs(tmp_path: Path) -> None:
+    assert report.table(tmp_path) == ""
+    scores = (900.0, 910.0, 950.0)
+    for seed, score in enumerate(scores, 1):
+        folder = tmp_path / "beta_ppo" / f"seed_{seed}"
+        write_curve(folder / "evaluations.csv", [(100, score - 50), (200, score)])
+        summary = {"mean": score, "std": 5.0, "laps_finished": 0.97}
+        (folder / run.EVALUATION).write_text(json.dumps({"results": {"mean": {"summary": summary}}}))
+    (row,) = [line for line in report.table(tmp_path).splitlines() if "beta_ppo" in line]
+    low, high = stats.t.interval(0.95, 2, np.mean(scores), stats.sem(scores))
+    assert f"| **920.0** | {low:.0f} .. {high:.0f} | 900.0 +- 5.0, 910.0 +- 5.0, 950.0 +- 5.0 | 97, 97, 97 |" in row
+    report.draw(tmp_path / "picture.png", tmp_path)
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
+
+
+def test_the_page_shows_what_is_stored() -> None:
+    page = report.PAGE.read_text()
+    assert page == report.rendered(page), "run `python -m benchmarks.peers.report`"

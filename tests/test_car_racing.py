@@ -432,6 +432,7 @@ def test_off_road_stop_counts_consecutive_frames(cheap_pictures: None) -> None:
         ("gap_penalty", -1.0),
         ("mishap_rate", -0.1),
         ("mishap_rate", 1.5),
+        ("retry_rate", 2.0),
     ],
 )
 def test_bad_keywords_are_named(keyword: str, value: Any) -> None:

@@ -237,3 +237,49 @@ def test_a_mishaps_pedals_are_never_pressed_together() -> None:
 def test_mishaps_need_continuous_actions() -> None:
     with pytest.raises(ValueError, match=r"mishap_rate is for continuous actions, got 0.5 with continuous=False"):
         CarRacing(mishap_rate=0.5, continuous=False)
+
+
+def _tracks(env: CarRacing, n_episodes: int, *, finish: bool = False) -> list[object]:
+    """Return the tracks of episodes of one step each after the first, which is seeded; `finish` claims finished laps."""
+    tracks: list[object] = []
+    for episode in range(n_episodes):
+        env.reset(seed=3 if episode == 0 else None)
+        tracks.append(env.track)
+        env._frames = 999
+        _, _, terminated, truncated, _ = env.step(GAS)
+        assert truncated
+        assert not terminated
+        if finish:
+            env._unfinished = False
+    return tracks
+
+
+def test_an_unfinished_track_is_driven_again_and_the_order_of_tracks_stays() -> None:
+    plain = _tracks(CarRacing(), 8)
+    retried = _tracks(CarRacing(retry_rate=0.7), 16)
+    distinct = [track for index, track in enumerate(retried) if index == 0 or track != retried[index - 1]]
+    assert 2 <= len(distinct) < 10
+    assert distinct == plain[: len(distinct)]
+    assert _tracks(CarRacing(retry_rate=0.7), 16) == retried, "the choice follows the seed"
+    assert _tracks(CarRacing(retry_rate=1.0), 4) == [plain[0]] * 4
+
+
+def test_a_finished_track_is_not_driven_again_nor_one_before_a_seed() -> None:
+    plain = _tracks(CarRacing(), 6)
+    assert _tracks(CarRacing(retry_rate=1.0), 6, finish=True) == plain
+    env = CarRacing(retry_rate=1.0)
+    _tracks(env, 2)
+    env.reset(seed=3)
+    assert env.track == plain[0]
+
+
+def test_a_finished_lap_counts_as_finished() -> None:
+    env = CarRacing(retry_rate=1.0, truncate_lap=True)
+    env.reset(seed=1)
+    track, drive, over = env.track, CentreLineDriver(env), False
+    while not over:
+        _, _, terminated, truncated, info = env.step(drive())
+        over = terminated or truncated
+    assert info["lap_finished"]
+    env.reset()
+    assert env.track != track

@@ -17,6 +17,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.box2d import car_racing as stock
 from gymnasium.utils import EzPickle
+from gymnasium.utils.seeding import np_random
 
 from sb3_carracing.envs import track
 from sb3_carracing.envs.camera import Camera
@@ -138,6 +139,8 @@ class CarRacing(stock.CarRacing):
         mishap_rate: training only: share of the episodes, 0 to 1, in which a random action takes over once, for 10 to 80
             frames that pass inside one step and whose rewards the agent does not get; from there on leaving the road no
             longer ends the episode. Continuous actions only.
+        retry_rate: training only: probability, 0 to 1, that an episode whose lap was not finished is followed by one on the
+            same track, unless `reset` is given a seed: hard turns are rare, and so are seen more often.
 
     Raises:
         ValueError: naming the argument, its value and what is allowed.
@@ -170,6 +173,7 @@ class CarRacing(stock.CarRacing):
         gap_penalty: float = 0.0,
         truncate_lap: bool = False,
         mishap_rate: float = 0.0,
+        retry_rate: float = 0.0,
     ) -> None:
         self.rules = TrainingRules(
             noop_frames=whole_number("noop_frames", noop_frames, 0, MAX_FRAMES - 1),
@@ -183,6 +187,7 @@ class CarRacing(stock.CarRacing):
             gap_penalty=finite_number("gap_penalty", gap_penalty, 0.0),
             truncate_lap=bool(truncate_lap),
             mishap_rate=finite_number("mishap_rate", mishap_rate, 0.0, 1.0),
+            retry_rate=finite_number("retry_rate", retry_rate, 0.0, 1.0),
         )
         if mishap_rate and not continuous:
             raise ValueError(f"mishap_rate is for continuous actions, got {mishap_rate!r} with continuous=False")
@@ -204,6 +209,8 @@ class CarRacing(stock.CarRacing):
         )
         self.set_view(frame_skip=frame_skip, grayscale=grayscale)
         self._start_counting()
+        self._unfinished = False
+        self._dice = np.random.default_rng()
         self._inside_frame = False
         self._camera: Camera | None = None
 
@@ -231,6 +238,8 @@ class CarRacing(stock.CarRacing):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Picture, dict[str, Any]]:
         """Make a new track and return the first observation and `{"frames": ..., "score": ...}`."""
         self._start_counting()
+        if self.rules.retry_rate:
+            self._choose_track(seed)
         observation, _ = super().reset(seed=seed, options=options)
         if self.rules.mishap_rate and self.np_random.random() < self.rules.mishap_rate:
             self._mishap = Mishap(self.np_random)
@@ -246,9 +255,20 @@ class CarRacing(stock.CarRacing):
         if self._mishap is not None and self._frames >= self._mishap.begins and not (terminated or truncated):
             mishap, self._mishap, self._may_leave_road = self._mishap, None, True
             _, terminated, truncated, info = self._play(PlainAction(mishap.action.tolist()), mishap.n_frames)
+        self._unfinished = (terminated or truncated) and not info.get("lap_finished", False)
         info["frames"], info["score"] = self._frames, self._score
         self.state = self._render("state_pixels")
         return self.state, total, terminated, truncated, info
+
+    def _choose_track(self, seed: int | None) -> None:
+        """Set the random numbers back to those of the last track if it is to be driven again."""
+        if seed is not None:
+            self._dice = np.random.default_rng(seed)
+            self._random_state = np_random(seed)[0].bit_generator.state  # as `reset` will make it
+            return
+        if self._unfinished and self._dice.random() < self.rules.retry_rate:
+            self.np_random.bit_generator.state = self._random_state
+        self._random_state = self.np_random.bit_generator.state
 
     def _play(self, action: Any, n_frames: int) -> tuple[float, bool, bool, dict[str, Any]]:
         """Play up to `n_frames` frames under an action: sum of rewards, terminated, truncated, the last frame's info."""

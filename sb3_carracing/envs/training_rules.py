@@ -22,6 +22,7 @@ class TrainingRules:
     gap_penalty: float
     truncate_lap: bool
     mishap_rate: float
+    retry_rate: float
 
 
 class Mishap:

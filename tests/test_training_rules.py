@@ -9,7 +9,7 @@ from drivers import CentreLineDriver, OutwardDriver, cheap_render
 from gymnasium.envs.box2d import car_racing as stock
 
 from sb3_carracing.envs.car_racing import CarRacing
-from sb3_carracing.envs.training_rules import Lap, Mishap
+from sb3_carracing.envs.training_rules import Lap, Standstill
 
 N_TILES = 200
 
@@ -160,47 +160,41 @@ def test_a_crash_terminates_all_the_same() -> None:
 GAS = np.array([0.0, 0.3, 0.0], np.float32)
 
 
-def _steps(env: CarRacing, seed: int) -> list[tuple[int, float, dict]]:
-    """Drive straight on with a little gas: frames of each step, its reward, its info."""
-    env.reset(seed=seed)
-    steps, before, over = [], 0, False
-    while not over:
-        _, reward, terminated, truncated, info = env.step(GAS)
-        steps.append((info["frames"] - before, reward, info))
-        before, over = info["frames"], terminated or truncated
-    return steps
-
-
-def test_a_mishap_passes_inside_one_step_and_pays_nothing() -> None:
-    env = CarRacing(frame_skip=4, mishap_rate=1.0)
+def test_a_standstill_passes_inside_one_step_and_pays_nothing() -> None:
     n_struck = 0
     for seed in range(6):
+        env, plain = CarRacing(frame_skip=4, standstill_rate=1.0), CarRacing(frame_skip=4)
         env.reset(seed=seed)
-        mishap = env._mishap
-        assert mishap is not None
-        steps = _steps(env, seed)
-        longer = [(frames, index) for index, (frames, _, _) in enumerate(steps[:-1]) if frames != 4]
-        if not longer:  # the car left the field before
-            continue
-        n_struck += 1
-        ((frames, index),) = longer
-        assert frames == 4 + mishap.n_frames
-        assert mishap.begins <= steps[index][2]["frames"] - mishap.n_frames < mishap.begins + 4
-        # The score is gymnasium's and has the mishap's frames; the step's reward has its own four.
-        score = steps[index][2]["score"] - steps[index - 1][2]["score"]
-        assert score != pytest.approx(steps[index][1], abs=0.5)
-        plain = CarRacing(frame_skip=4)
-        assert steps[index][1] == _steps(plain, seed)[index][1]
-    assert n_struck
+        plain.reset(seed=seed)
+        assert env._standstill is not None
+        env._standstill.begins = 100
+        drive, before = CentreLineDriver(plain), {"frames": 0, "score": 0.0}
+        for _ in range(60):
+            action = drive()
+            _, reward, _, _, info = env.step(action)
+            _, plain_reward, _, _, plain_info = plain.step(action)
+            if info["frames"] - before["frames"] > 4:
+                break
+            assert info == plain_info
+            before = info
+        else:
+            pytest.fail("the car was never stopped")
+        assert plain_info["frames"] == 100
+        assert reward == plain_reward, "the agent gets its own four frames only"
+        assert info["score"] - before["score"] != pytest.approx(reward), "gymnasium's score has all"
+        n_struck += env.car.hull.linearVelocity.length < 1.0
+        _, _, _, _, after = env.step(np.array([0.0, 1.0, 0.0], np.float32))
+        assert after["frames"] == info["frames"] + 4, "once in an episode"
+    assert n_struck == 6
 
 
-def test_after_a_mishap_leaving_the_road_ends_nothing() -> None:
+def test_after_a_standstill_leaving_the_road_ends_nothing() -> None:
     ends = {}
     for rate in (0.0, 1.0):
-        env = CarRacing(frame_skip=4, mishap_rate=rate, off_road_frames=5)
+        env = CarRacing(frame_skip=4, standstill_rate=rate, off_road_frames=5)
         env.reset(seed=3)
-        if env._mishap is not None:
-            env._mishap.begins, env._mishap.n_frames = 0, 1
+        if env._standstill is not None:
+            env._standstill.begins = 0
         over = False
         while not over:
             _, _, terminated, truncated, info = env.step(GAS)
@@ -208,35 +202,34 @@ def test_after_a_mishap_leaving_the_road_ends_nothing() -> None:
         ends[rate] = info
     assert ends[0.0]["stopped_by"] == "off_road"
     assert "stopped_by" not in ends[1.0]
-    assert ends[1.0]["frames"] > ends[0.0]["frames"]
 
 
-def test_mishaps_strike_their_share_of_the_episodes_and_change_no_first_track() -> None:
-    plain, struck = CarRacing(), CarRacing(mishap_rate=0.25)
+def test_standstills_strike_their_share_of_the_episodes_and_change_no_first_track() -> None:
+    plain, struck = CarRacing(), CarRacing(standstill_rate=0.25)
     plain.reset(seed=5)
     struck.reset(seed=5)
     assert plain.track == struck.track
     n_struck = 0
     for seed in range(60):
         struck.reset(seed=seed)
-        n_struck += struck._mishap is not None
-    assert 5 <= n_struck <= 27  # four standard deviations of a binomial
+        n_struck += struck._standstill is not None
+    assert 2 <= n_struck <= 28  # four standard deviations of a binomial
 
 
-def test_a_mishaps_pedals_are_never_pressed_together() -> None:
+def test_standstills_vary() -> None:
     random = np.random.default_rng(0)
-    mishaps = [Mishap(random) for _ in range(500)]
-    actions = np.array([mishap.action for mishap in mishaps])
-    assert (actions[:, 1] * actions[:, 2] == 0.0).all()
-    assert 0.3 < (actions[:, 1] > 0.0).mean() < 0.7
-    assert np.abs(actions[:, 0]).max() <= 1.0
-    assert {mishap.n_frames for mishap in mishaps} == set(range(10, 81))
-    assert min(mishap.begins for mishap in mishaps) >= 50
+    standstills = [Standstill(random) for _ in range(500)]
+    assert {standstill.turn_frames for standstill in standstills} == set(range(26))
+    assert min(standstill.steering for standstill in standstills) < -0.9
+    assert max(standstill.steering for standstill in standstills) > 0.9
+    begins = [standstill.begins for standstill in standstills]
+    assert 50 <= min(begins) < 100
+    assert 650 < max(begins) < 700
 
 
-def test_mishaps_need_continuous_actions() -> None:
-    with pytest.raises(ValueError, match=r"mishap_rate is for continuous actions, got 0.5 with continuous=False"):
-        CarRacing(mishap_rate=0.5, continuous=False)
+def test_standstills_need_continuous_actions() -> None:
+    with pytest.raises(ValueError, match=r"standstill_rate is for continuous actions, got 0.5 with continuous=False"):
+        CarRacing(standstill_rate=0.5, continuous=False)
 
 
 def _tracks(env: CarRacing, n_episodes: int, *, finish: bool = False) -> list[object]:

@@ -23,7 +23,7 @@ from sb3_carracing.envs import track
 from sb3_carracing.envs.camera import Camera
 from sb3_carracing.envs.fast_car import FastCar, Ground, TileContacts
 from sb3_carracing.envs.renderer import Picture as Picture
-from sb3_carracing.envs.training_rules import Lap, Mishap, Progress, TrainingRules
+from sb3_carracing.envs.training_rules import Lap, Progress, Standstill, TrainingRules
 
 MAX_FRAMES = 1000
 """Frames after which an episode is truncated; gymnasium's registration of `CarRacing-v3` says the same."""
@@ -136,9 +136,9 @@ class CarRacing(stock.CarRacing):
         truncate_lap: training only: where the car has come round the episode is truncated, not terminated, whether or not
             tiles are left out: a learner that bootstraps truncated episodes then need not know where the lap ends, which
             no picture shows.
-        mishap_rate: training only: share of the episodes, 0 to 1, in which a random action takes over once, for 10 to 80
-            frames that pass inside one step and whose rewards the agent does not get; from there on leaving the road no
-            longer ends the episode. Continuous actions only.
+        standstill_rate: training only: share of the episodes, 0 to 1, in which the car is once steered at random and braked
+            until it stands. That passes inside one step and pays nothing; from there on leaving the road no longer ends
+            the episode. Continuous actions only.
         retry_rate: training only: probability, 0 to 1, that an episode whose lap was not finished is followed by one on the
             same track, unless `reset` is given a seed: hard turns are rare, and so are seen more often.
 
@@ -149,7 +149,7 @@ class CarRacing(stock.CarRacing):
     road: Any  # gymnasium's annotations of these are narrower than their values
     track: Any
     car: Any
-    _mishap: Mishap | None  # the coming one
+    _standstill: Standstill | None  # the coming one
 
     def __init__(
         self,
@@ -172,7 +172,7 @@ class CarRacing(stock.CarRacing):
         off_road_frames: int = 0,
         gap_penalty: float = 0.0,
         truncate_lap: bool = False,
-        mishap_rate: float = 0.0,
+        standstill_rate: float = 0.0,
         retry_rate: float = 0.0,
     ) -> None:
         self.rules = TrainingRules(
@@ -186,11 +186,11 @@ class CarRacing(stock.CarRacing):
             off_road_frames=whole_number("off_road_frames", off_road_frames, 0),
             gap_penalty=finite_number("gap_penalty", gap_penalty, 0.0),
             truncate_lap=bool(truncate_lap),
-            mishap_rate=finite_number("mishap_rate", mishap_rate, 0.0, 1.0),
+            standstill_rate=finite_number("standstill_rate", standstill_rate, 0.0, 1.0),
             retry_rate=finite_number("retry_rate", retry_rate, 0.0, 1.0),
         )
-        if mishap_rate and not continuous:
-            raise ValueError(f"mishap_rate is for continuous actions, got {mishap_rate!r} with continuous=False")
+        if standstill_rate and not continuous:
+            raise ValueError(f"standstill_rate is for continuous actions, got {standstill_rate!r} with continuous=False")
         self._rule_sees_green = grass_rule == "green" and grass_penalty > 0
         self._shapes = any((grass_penalty, end_bonus, no_progress_frames, off_road_frames, gap_penalty, truncate_lap))
         self.renderer = one_of("renderer", renderer, RENDERERS)
@@ -241,8 +241,8 @@ class CarRacing(stock.CarRacing):
         if self.rules.retry_rate:
             self._choose_track(seed)
         observation, _ = super().reset(seed=seed, options=options)
-        if self.rules.mishap_rate and self.np_random.random() < self.rules.mishap_rate:
-            self._mishap = Mishap(self.np_random)
+        if self.rules.standstill_rate and self.np_random.random() < self.rules.standstill_rate:
+            self._standstill = Standstill(self.np_random)
         return observation, {"frames": self._frames, "score": self._score}
 
     def step(self, action: Any) -> tuple[Picture, SupportsFloat, bool, bool, dict[str, Any]]:
@@ -252,9 +252,8 @@ class CarRacing(stock.CarRacing):
         if self.continuous:
             action = PlainAction(action.astype(np.float64).tolist())
         total, terminated, truncated, info = self._play(action, self.frame_skip)
-        if self._mishap is not None and self._frames >= self._mishap.begins and not (terminated or truncated):
-            mishap, self._mishap, self._may_leave_road = self._mishap, None, True
-            _, terminated, truncated, info = self._play(PlainAction(mishap.action.tolist()), mishap.n_frames)
+        if self._standstill is not None and self._frames >= self._standstill.begins and not (terminated or truncated):
+            terminated, truncated, info = self._come_to_a_standstill(self._standstill)
         self._unfinished = (terminated or truncated) and not info.get("lap_finished", False)
         info["frames"], info["score"] = self._frames, self._score
         self.state = self._render("state_pixels")
@@ -283,6 +282,16 @@ class CarRacing(stock.CarRacing):
                 break
         return total, terminated, truncated, info
 
+    def _come_to_a_standstill(self, how: Standstill) -> tuple[bool, bool, dict[str, Any]]:
+        """Steer, then brake until the car stands or the episode ends: terminated, truncated, the last frame's info."""
+        self._standstill, self._may_leave_road = None, True
+        for frame in range(how.turn_frames + how.LONGEST_STOP):
+            brake = float(frame >= how.turn_frames)
+            _, terminated, truncated, info = self._play(PlainAction((how.steering, 0.0, brake)), 1)
+            if terminated or truncated or self.car.hull.linearVelocity.length < how.STANDS:
+                break
+        return terminated, truncated, info
+
     def _start_counting(self) -> None:
         self._frames = 0
         self._score = 0.0
@@ -290,7 +299,7 @@ class CarRacing(stock.CarRacing):
         self._progress = Progress(self.rules.no_progress_frames) if self.rules.no_progress_frames else None
         self._drawn: Picture | None = None
         self._drawn_score = 0.0
-        self._mishap = None
+        self._standstill = None
         self._may_leave_road = False
 
     def _first_step(self) -> tuple[Picture, SupportsFloat, bool, bool, dict[str, Any]]:

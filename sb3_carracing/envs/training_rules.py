@@ -21,28 +21,30 @@ class TrainingRules:
     off_road_frames: int
     gap_penalty: float
     truncate_lap: bool
-    mishap_rate: float
+    standstill_rate: float
     retry_rate: float
 
 
-class Mishap:
-    """Once in an episode somebody else drives for a moment: when, for how long and how, drawn from `random`.
+class Standstill:
+    """Once in an episode the car is steered at random and then braked until it stands: when and how, from `random`.
 
-    A good driver never meets a spin, the grass or a standstill by itself, and a policy knows nothing of places where it
-    has never been: with this they are part of its training.
+    A good driver who loses the car in a hard turn brakes, and then stands where no training episode has ever stood: a
+    policy knows nothing of pictures that it has not seen, and this one keeps the brake pressed.
     """
 
     EARLIEST, LATEST = 50, 700
     """Frames of the episode between which it begins."""
-    SHORTEST, LONGEST = 10, 80
-    """Frames that it lasts."""
+    LONGEST_TURN = 25
+    """Most frames of steering before the brakes lock."""
+    LONGEST_STOP = 120
+    """Frames of braking after which the driver gets the car back even if it still rolls."""
+    STANDS = 1.0
+    """Speed, in the physics' units (a fast car has about 90), below which a car stands."""
 
     def __init__(self, random: np.random.Generator) -> None:
         self.begins = int(random.integers(self.EARLIEST, self.LATEST))
-        self.n_frames = int(random.integers(self.SHORTEST, self.LONGEST + 1))
-        steering, gas, brake = random.uniform((-1.0, 0.0, 0.0), 1.0)
-        # Both pedals at once would be a brake every time.
-        self.action = np.array((steering, 0.0, brake) if random.random() < 0.5 else (steering, gas, 0.0))
+        self.turn_frames = int(random.integers(self.LONGEST_TURN + 1))
+        self.steering = float(random.uniform(-1.0, 1.0))
 
 
 class Progress:

@@ -109,7 +109,7 @@ class Run:
         saved = self.folder / self.last_agent
         if saved.is_file():
             return saved
-        return max(self.folder.glob("rl_model_*_steps.zip"), key=_steps_in_name, default=saved)
+        return max(self.folder.glob("rl_model_*_steps.zip"), key=steps_in_name, default=saved)
 
 
 def read_run(folder: str | Path) -> Run:
@@ -211,7 +211,8 @@ def _parameter_folder(folder: Path) -> Path:
     raise ValueError(f"{folder} is not a run folder: it {problem} <env-id>/config.yml; it holds {_listing(content)}")
 
 
-def _steps_in_name(checkpoint: Path) -> int:
+def steps_in_name(checkpoint: Path) -> int:
+    """Return the steps that a checkpoint's name `rl_model_N_steps.zip` tells, -1 if it tells none."""
     steps = re.search(r"_(\d+)_steps", checkpoint.name)
     return int(steps[1]) if steps else -1
 

@@ -8,7 +8,7 @@ A name of a group (iurin, blog, matters) stands for all of its runs. What is fin
 on from its last checkpoint (with new random numbers). A run's folder below `--work` holds checkpoints and training.log, a
 line for each rollout; below `--results` a finished run has config.yml, progress.csv (a row for each rollout),
 evaluations.csv (validation tracks during training) and evaluation.json (the last agent on the test tracks: raw score, whole
-episodes, drawn as in training, which is five times faster than gymnasium's picture and scores the same).
+episodes, drawn as in training: see `paired_score.json` for what the picture is worth).
 """
 
 import argparse
@@ -19,7 +19,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -149,7 +149,7 @@ def evaluation_env(run: Run) -> PipelineEnv:
     idle = run.settings["env_kwargs"].get("noop_frames", 0)
     wrappers = tuple(WrapperCall(*item) for item in run.settings["wrappers"].items())
     own = pipeline_env(Pipeline(run.env_id, run.settings["env_kwargs"], wrappers), stock=False)
-    return PipelineEnv(own.spec, own.kwargs | ({"noop_frames": idle} if idle else {}), wrappers)
+    return replace(own, kwargs=own.kwargs | {"noop_frames": idle}) if idle else own
 
 
 def new_or_resumed(run: Run, seed: int, folder: Path) -> BetaPPO:

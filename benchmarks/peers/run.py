@@ -12,13 +12,14 @@ evaluation_100_tracks.json (the last agent on the test tracks of gymnasium's Car
 import argparse
 import csv
 import os
-import re
 import shlex
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from sb3_carracing.runs import steps_in_name
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "peers"
@@ -61,13 +62,7 @@ def run_folders(logs: Path) -> list[Path]:
 def last_checkpoint(folders: list[Path]) -> Path | None:
     """Return the checkpoint with the most steps, None if there is none."""
     files = [file for folder in folders for file in folder.glob("rl_model_*_steps.zip")]
-    return max(files, key=_steps, default=None)
-
-
-def _steps(checkpoint: Path) -> int:
-    steps = re.search(r"_(\d+)_steps", checkpoint.name)
-    assert steps is not None
-    return int(steps[1])
+    return max(files, key=steps_in_name, default=None)
 
 
 def train(name: str, seed: int, logs: Path) -> None:

@@ -32,11 +32,14 @@ train: $(STAMP)
 	$(BIN)/python -m sb3_carracing train_and_report --tracks $(TRACKS) -- \
 		--env CarRacingFast-v3 --seed 1 --verbose 0 --eval-freq -1 --save-freq 50000 --tensorboard-log logs/tensorboard $(ARGS)
 
+# Two processes, one thread each: what two cores carry.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -15,13 +15,13 @@ Without EnvPool in this environment, give a Python that has it:
     python -m venv /tmp/envpool && /tmp/envpool/bin/pip install envpool
     python benchmarks/env_speed.py [--rounds 8] [--envpool-python /tmp/envpool/bin/python] [--out benchmarks/results]
 
-The next limit: Box2D. By `perf record` of our physics alone, 0.035 ms a frame, seven tenths are Box2D's machine code, and six
-tenths solve the joints of the four wheels, 180 times a frame as gymnasium asks for. Each of these 720 steps needs the result
-of the one before, and fewer change the last bits: they end in cycles, not in a fixed point, and none of 13 numbers from 60 to
-179 gave the same as 180 for more than 30 frames. The rest of a frame, 0.008 ms, is the Python of wheels, contacts and rewards.
-A reset takes 2.2 ms without and 3.1 ms with the texture: 0.5 ms of arithmetic, 0.6 for 280 fixtures in Box2D, 0.4 to draw the
-road, 0.4 for Box2D's first frame. A grey picture takes 0.02 ms in a loop, but 0.04 to 0.05 among other work, when Box2D has
-had the processor's caches.
+The next limit: Box2D. By `perf record` of our physics alone, on a machine where it takes 0.035 ms a frame, seven tenths are
+Box2D's machine code, and six tenths solve the joints of the four wheels, 180 times a frame as gymnasium asks for. Each of
+these 720 steps needs the result of the one before, and fewer change the last bits: they end in cycles, not in a fixed point,
+and none of 13 numbers from 60 to 179 gave the same as 180 for more than 30 frames. The rest of a frame, 0.008 ms, is the
+Python of wheels, contacts and rewards. A reset takes 2.2 ms without and 3.1 ms with the texture: 0.5 ms of arithmetic, 0.6
+for 280 fixtures in Box2D, 0.4 to draw the road, 0.4 for Box2D's first frame. A grey picture takes 0.02 ms in a loop there,
+but 0.04 to 0.05 among other work, when Box2D has had the processor's caches.
 """
 
 import argparse

@@ -45,7 +45,9 @@ class _RunCallback(BaseCallback):
     environment does not report `frames`, a step is one.
     """
 
-    run_dir: Path | None = None
+    def __init__(self, run_dir: str | Path | None = None) -> None:
+        super().__init__()
+        self.run_dir = Path(run_dir) if run_dir is not None else None
 
     @property
     def _folder(self) -> Path:
@@ -87,10 +89,11 @@ class ProgressCallback(_RunCallback):
     Args:
         write_csv: write progress.csv.
         live_line: show the line; where the output is no terminal, every half minute.
+        run_dir: folder to write to; None for the logger's.
     """
 
-    def __init__(self, write_csv: bool = True, live_line: bool = True) -> None:
-        super().__init__()
+    def __init__(self, write_csv: bool = True, live_line: bool = True, run_dir: str | Path | None = None) -> None:
+        super().__init__(run_dir)
         self._write_csv = write_csv
         self._live_line = live_line
         self._csv: _AppendingCsv | None = None
@@ -102,6 +105,7 @@ class ProgressCallback(_RunCallback):
         self._running_score = 0.0
         self._n_episodes = 0
         if self._write_csv:
+            self._close_csv()  # of a `learn` that Ctrl-C ended
             self._csv = _AppendingCsv(_log_file(self._folder, "progress.csv", self._resumes))
             self.logger.output_formats.append(self._csv)
         self._line = tqdm(
@@ -142,12 +146,16 @@ class ProgressCallback(_RunCallback):
                 self.logger.record("time/total_timesteps", self.model.num_timesteps, exclude="tensorboard")
                 self.logger.record("time/frames", self._frames)
                 self.logger.dump(self.model.num_timesteps)
-            if self._csv in self.logger.output_formats:
-                self.logger.output_formats.remove(self._csv)
-            self._csv.close()
-            self._csv = None
+            self._close_csv()
         if self._line is not None:
             self._line.close()
+
+    def _close_csv(self) -> None:
+        """Take every writer of progress.csv out of the logger: an earlier callback's too."""
+        for writer in [writer for writer in self.logger.output_formats if isinstance(writer, _AppendingCsv)]:
+            self.logger.output_formats.remove(writer)
+            writer.close()
+        self._csv = None
 
     def _frames_per_second(self) -> float:
         return (self._frames - self._frames_before) / max(time.perf_counter() - self._start_time, 1e-9)
@@ -174,9 +182,11 @@ class ValidationCallback(_RunCallback):
         actions: see `evaluate`.
         n_envs: processes, see `evaluate`.
         make_env: factory of the environment, instead of the above.
+        run_dir: folder to write to; None for the logger's.
 
     Raises:
-        ValueError: a number is out of range; at the start of the training, if the environment does not fit the agent.
+        ValueError: a number is out of range; at the start of the training, if the environment does not fit the agent or
+            the training that goes on was validated on another number of tracks.
     """
 
     def __init__(
@@ -188,8 +198,9 @@ class ValidationCallback(_RunCallback):
         actions: str = "deterministic",
         n_envs: int = 1,
         make_env: EnvFactory | None = None,
+        run_dir: str | Path | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(run_dir)
         for name, value in (("every_frames", every_frames), ("n_episodes", n_episodes), ("n_envs", n_envs)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -212,7 +223,7 @@ class ValidationCallback(_RunCallback):
         self._best_file = _log_file(self._folder, "best_model.zip", self._resumes)
         self._file = _log_file(self._folder, "evaluations.csv", self._resumes)
         self._best_mean = _best_in(self._file)
-        self._episodes = _Episodes(_log_file(self._folder, "evaluations.npz", self._resumes))
+        self._episodes = _Episodes(_log_file(self._folder, "evaluations.npz", self._resumes), len(self._seeds))
         self._last_frames = self._frames
 
     def _on_step(self) -> bool:
@@ -273,16 +284,19 @@ class ValidationCallback(_RunCallback):
             "laps_finished": summary.laps_finished,
             "validation_seconds": round(time.perf_counter() - start, 1),
         }
-        _append_row(self._file, row)
-        self._episodes.append(self.model.num_timesteps, results)
         best = summary.mean > self._best_mean
         if best:
             self._best_mean = summary.mean
-            self.model.save(self._best_file)
+            new = self._best_file.with_suffix(".new.zip")
+            self.model.save(new)
+            new.replace(self._best_file)
+        self._episodes.append(self.model.num_timesteps, results)
+        # Last, since a training that goes on takes its best score from here.
+        _append_row(self._file, row)
         self.logger.record("eval/mean_score", summary.mean)
         self.logger.record("eval/laps_finished", summary.laps_finished)
         self.logger.record("eval/best_mean_score", self._best_mean)
-        kept = "the best so far, kept as best_model.zip" if best else f"best {self._best_mean:.1f}"
+        kept = f"the best so far, kept as {self._best_file}" if best else f"best {self._best_mean:.1f}"
         tqdm.write(f"validation at {self._frames:,} frames: {summary.mean:.1f} +- {summary.std:.1f} ({kept})", sys.stderr)
 
     def _save_statistics(self, file: Path) -> None:
@@ -295,19 +309,27 @@ class ValidationCallback(_RunCallback):
 class _Episodes:
     """The file evaluations.npz: `timesteps` (n), `results` and `ep_lengths` (n, n_episodes) of n evaluations."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, n_episodes: int) -> None:
         self._file = file
         self._rows: dict[str, list[Any]] = {"timesteps": [], "results": [], "ep_lengths": []}
         if file.exists():
             with np.load(file) as stored:
                 self._rows = {name: list(stored[name]) for name in self._rows}
+            before = len(self._rows["results"][0])
+            if before != n_episodes:
+                raise ValueError(
+                    f"n_episodes is {n_episodes}, and {file} of the training that goes on holds evaluations of {before}: "
+                    f"their scores cannot be compared; give {before}, or another folder"
+                )
 
     def append(self, steps: int, results: list[EpisodeResult]) -> None:
         row = {"timesteps": steps, "results": [r.score for r in results], "ep_lengths": [r.steps for r in results]}
         for name, value in row.items():
             self._rows[name].append(value)
         timesteps, scores, lengths = (np.array(values) for values in self._rows.values())
-        np.savez(self._file, timesteps=timesteps, results=scores, ep_lengths=lengths)
+        new = self._file.with_suffix(".new.npz")
+        np.savez(new, timesteps=timesteps, results=scores, ep_lengths=lengths)
+        new.replace(self._file)
 
 
 class _AppendingCsv(CSVOutputFormat):

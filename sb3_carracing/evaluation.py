@@ -7,6 +7,7 @@ reward or takes from the episode does not count. The agent sees the environment 
 """
 
 import argparse
+import copy
 import functools
 import hashlib
 import json
@@ -16,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,6 +37,7 @@ from tqdm import tqdm
 
 from sb3_carracing.envs import no_window
 from sb3_carracing.envs.training_rules import TrainingRules
+from sb3_carracing.envs.vec_env import n_cores
 from sb3_carracing.runs import Pipeline, WrapperCall, load_agent, next_free, read_run, wrapper_calls
 
 Env = gym.Env[Any, Any]
@@ -116,8 +118,8 @@ class RawScore(gym.Wrapper[Any, Any, Any, Any]):
 class _SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
     """Play one episode for each of `seeds`, whatever seed the caller of `reset` gives, then stand still.
 
-    At an episode's end `info["result"]` is its `EpisodeResult`. A wrapper below that ends the episode before the
-    environment does is overruled: an early stop would spare the agent the cost of the frames that it skips.
+    At an episode's end `info["result"]` is its `EpisodeResult`. A wrapper around `RawScore` that ends the episode before
+    the environment does is overruled: an early stop would spare the agent the cost of the frames that it skips.
     """
 
     def __init__(self, env: Env, seeds: Sequence[int]) -> None:
@@ -192,6 +194,7 @@ def pipeline_env(
     """
     spec = env_spec(pipeline.env_id)
     kwargs = {key: value for key, value in (spec.kwargs | pipeline.env_kwargs).items() if key not in TRAINING_ONLY}
+    spec = replace(spec, kwargs={})  # `gym.make` would add what was filtered out.
     views: list[WrapperCall] = []
     if stock:
         if not _is_car_racing(spec):
@@ -357,8 +360,13 @@ def _acting(model: Any, kind: str) -> Iterator[None]:
     policy = getattr(model, "policy", None)
     default = getattr(policy, "deterministic_action", None)
     random_state, n_threads = np.random.get_state(), th.get_num_threads()  # noqa: NPY002
+    action_space = getattr(model, "action_space", None)
+    action_dist = getattr(getattr(policy, "actor", policy), "action_dist", None)
+    noise_of_gsde = dict(vars(action_dist)) if action_dist is not None else {}
     with th.random.fork_rng():
         th.set_num_threads(1)
+        if action_space is not None:
+            model.action_space = copy.deepcopy(action_space)
         try:
             if kind in ("mean", "mode") and default is not None:
                 policy.deterministic_action = kind  # type: ignore[union-attr]
@@ -366,6 +374,10 @@ def _acting(model: Any, kind: str) -> Iterator[None]:
         finally:
             if default is not None:
                 policy.deterministic_action = default  # type: ignore[union-attr]
+            if action_dist is not None:
+                vars(action_dist).update(noise_of_gsde)
+            if action_space is not None:
+                model.action_space = action_space
             th.set_num_threads(n_threads)
             np.random.set_state(random_state)  # noqa: NPY002
 
@@ -409,12 +421,14 @@ def _row(observations: Any, env: int) -> Any:
 
 
 def _seed_sampling(model: Any, seed: int, step: int) -> None:
-    """Seed what models draw actions with: torch, numpy (DQN's exploration), gSDE's noise (one matrix an episode)."""
+    """Seed what models draw actions with: torch, numpy and the space (DQN explores), gSDE's noise (a matrix an episode)."""
     if getattr(model, "use_sde", False):
         th.manual_seed(seed)
         model.policy.reset_noise(1)
     th.manual_seed(seed * 10_000 + step)
     np.random.seed((seed * 10_000 + step) % 2**32)  # noqa: NPY002
+    if hasattr(model, "action_space"):
+        model.action_space.seed(seed * 10_000 + step)
 
 
 def summarize(results: Sequence[EpisodeResult]) -> Summary:
@@ -635,7 +649,7 @@ def main(argv: list[str]) -> None:
                 make_env,
                 seeds,
                 actions=kind,
-                n_envs=args.n_envs or _n_cores(),
+                n_envs=args.n_envs or n_cores(),
                 wrap_vec_env=agent.pipeline.wrap_vec_env,
                 progress=True,
             )
@@ -672,7 +686,3 @@ def _prepare(args: argparse.Namespace) -> tuple[Agent, PipelineEnv, list[str], P
     output.parent.mkdir(parents=True, exist_ok=True)
     output.touch()
     return agent, make_env, kinds, output
-
-
-def _n_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

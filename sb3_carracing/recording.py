@@ -22,7 +22,7 @@ from sb3_carracing.evaluation import (
     open_agent,
     pipeline_env,
 )
-from sb3_carracing.runs import Pipeline, WrapperCall, next_free, read_run
+from sb3_carracing.runs import TRAINED_AGENTS, Pipeline, WrapperCall, next_free, read_run
 
 FRAMES_PER_SECOND = 50
 """CarRacing's physics."""
@@ -246,7 +246,7 @@ def preview_main(argv: list[str]) -> None:
     try:
         if not 1 <= args.frames <= 900:
             raise ValueError(f"--frames must be from 1 to 900, got {args.frames}")
-        is_run = Path(args.subject).is_dir()
+        is_run = Path(args.subject).is_dir() or Path(args.subject).parts[:1] == (TRAINED_AGENTS,)
         pipeline = read_run(args.subject).pipeline if is_run else Pipeline(args.subject)
         file = args.output or Path(f"preview_{pipeline.env_id.replace('/', '-')}.png")
         preview(pipeline, file, args.frames)

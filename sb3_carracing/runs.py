@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -110,6 +111,14 @@ class Run:
         if saved.is_file():
             return saved
         return max(self.folder.glob("rl_model_*_steps.zip"), key=steps_in_name, default=saved)
+
+
+def seed_to_go_on(seed: int, steps: int) -> int:
+    """Return a seed for a training that goes on after `steps`: with the first one its tracks would come once more.
+
+    It is at least 2**30, beyond the seeds of the test and validation tracks, and below 2**31.
+    """
+    return (1 << 30) + int(np.random.SeedSequence((seed, steps)).generate_state(1)[0]) % (1 << 30)
 
 
 def read_run(folder: str | Path) -> Run:

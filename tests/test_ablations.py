@@ -23,7 +23,7 @@ from sb3_carracing import BetaPPO
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.ablations import bugs, report  # noqa: E402
+from benchmarks.ablations import bugs, report, run  # noqa: E402
 from benchmarks.ablations.plan import merged, read_plan  # noqa: E402
 from benchmarks.ablations.run import algorithm, evaluation_env, model_arguments, training_env  # noqa: E402
 
@@ -244,6 +244,21 @@ def test_tables_in_the_docs_are_those_of_the_stored_results() -> None:
         assert page.read_text() == report.rendered(page.read_text()), f"run `python -m benchmarks.ablations.report`: {page}"
 
 
+def test_what_is_stored_was_played_with_the_values_of_the_plan() -> None:
+    plan = read_plan()
+    for file in run.RESULTS.glob("*/seed_*/config.yml"):
+        name, seed = file.parent.parent.name, int(file.parent.name.removeprefix("seed_"))
+        assert file.read_text() == run.config(plan[name], seed), file
+
+
+def test_a_checkpoint_of_other_values_is_not_gone_on_from(tmp_path: Path) -> None:
+    planned = read_plan()["iurin_repaired"]
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "config.yml").write_text(run.config(planned, 2))
+    with pytest.raises(ValueError, match="holds a checkpoint of other values than iurin_repaired has now"):
+        run.train(planned, 1, tmp_path)
+
+
 def store(results: Path, run: str, seed: int, score: float) -> None:
     folder = results / run / f"seed_{seed}"
     folder.mkdir(parents=True)
@@ -261,7 +276,7 @@ def test_a_table_has_a_row_for_each_finished_run(tmp_path: Path) -> None:
     store(tmp_path, "iurin_bugs_off", 2, 50.0)
     filled_in = report.rendered(empty, tmp_path)
     assert "published |" not in filled_in
-    row = "| 600 k | **75** (100, 50) | **-26** (-26, -26) | **1.00** (1.00, 1.00) |"
+    row = "| 600 k | **75** (100, 50) | **-50** (-50, -50) | **1.00** (1.00, 1.00) |"
     assert f"(`iurin_bugs_off`) {row}" in filled_in
     assert report.rendered(filled_in, tmp_path) == filled_in
 

@@ -245,6 +245,46 @@ def test_the_best_agent_is_kept_also_over_a_resume(tmp_path: Path, monkeypatch: 
     assert [float(row["mean"]) for row in rows(tmp_path / "evaluations.csv")] == [5.0, 9.0, 7.0, 8.0, 11.0]
 
 
+def test_a_score_is_written_down_only_once_its_agent_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = agent()
+
+    def full_disk(*args: Any, **kwargs: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(model, "save", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        model.learn(96, in_folder(ValidationCallback(96, 1, make_env=Toy), tmp_path))
+    assert not (tmp_path / "evaluations.csv").exists()
+
+
+def test_a_training_that_goes_on_is_validated_on_as_many_tracks(tmp_path: Path) -> None:
+    model = agent()
+    model.learn(96, ValidationCallback(96, 1, make_env=Toy, run_dir=tmp_path))
+    with pytest.raises(ValueError, match=r"n_episodes is 2, and .*evaluations.npz .* holds evaluations of 1"):
+        model.learn(64, ValidationCallback(96, 2, make_env=Toy, run_dir=tmp_path), reset_num_timesteps=False)
+    assert model.num_timesteps == 96
+
+
+class CtrlC(BaseCallback):
+    """Presses it in the second rollout."""
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps > 3 * N_STEPS:
+            raise KeyboardInterrupt
+        return True
+
+
+def test_a_training_that_goes_on_after_ctrl_c_writes_each_row_once(tmp_path: Path) -> None:
+    model = agent()
+    model.set_logger(configure(str(tmp_path), []))
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(160, [ProgressCallback(live_line=False), CtrlC()])
+    model.learn(64, ProgressCallback(live_line=False), reset_num_timesteps=False)
+    steps = [int(row["time/total_timesteps"]) for row in rows(tmp_path / "progress.csv")]
+    assert steps == sorted(steps)
+    assert len(set(steps)) >= len(steps) - 1  # the last update's losses have a row of their own
+
+
 @pytest.mark.parametrize("actions", ["deterministic", "sample"])
 def test_validation_does_not_change_the_training(tmp_path: Path, actions: str) -> None:
     weights = []

@@ -14,7 +14,7 @@ import torch as th
 from drivers import CentreLineDriver, OutwardDriver, cheap_render
 from gymnasium import spaces
 from gymnasium.envs.box2d import car_racing as stock
-from stable_baselines3 import PPO
+from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 from test_runs import write_run
 
@@ -294,6 +294,37 @@ def test_nothing_outside_is_disturbed() -> None:
     evaluate(model, Walk, [0], actions="sample")
     assert (th.rand(1), np.random.rand()) == expected  # noqa: NPY002
     assert th.get_num_threads() == n_threads
+
+
+def test_exploration_of_dqn_is_repeatable_and_left_alone() -> None:
+    model = DQN("MlpPolicy", "CartPole-v1", device="cpu", seed=0)
+    model.exploration_rate = 1.0
+    model.action_space.seed(3)
+    once, again = (evaluate(model, lambda: gym.make("CartPole-v1"), range(5), actions="sample") for _ in range(2))
+    assert once == again
+    space = spaces.Discrete(2, seed=3)
+    assert [model.action_space.sample() for _ in range(20)] == [space.sample() for _ in range(20)]
+
+
+def test_noise_of_gsde_is_left_alone() -> None:
+    model = PPO("MlpPolicy", DummyVecEnv([Walk] * 4), use_sde=True, device="cpu")
+    model.policy.reset_noise(4)
+    noise = model.policy.action_dist.exploration_matrices  # type: ignore[union-attr]
+    evaluate(model, Walk, [0], actions="sample")
+    assert model.policy.action_dist.exploration_matrices is noise  # type: ignore[union-attr]
+
+
+def test_training_rules_of_a_registered_id_are_left_out_too() -> None:
+    gym.register(
+        "SB3CarRacingStrict-v0", "sb3_carracing.envs.car_racing:CarRacing", kwargs={"off_road_frames": 5, "frame_skip": 2}
+    )
+    try:
+        env = pipeline_env(Pipeline("SB3CarRacingStrict-v0"), stock=False)()
+        assert env.unwrapped.rules.off_road_frames == 0  # type: ignore[attr-defined]
+        assert env.unwrapped.frame_skip == 2  # type: ignore[attr-defined]
+        env.close()
+    finally:
+        del gym.registry["SB3CarRacingStrict-v0"]
 
 
 def test_other_spaces_are_refused_before_any_episode() -> None:

@@ -1,6 +1,7 @@
 """The peers' commands are ones that `train` understands, and what the page says is what is stored."""
 
 import csv
+import functools
 import json
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from scipy import stats
+from stable_baselines3 import PPO
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -92,3 +94,43 @@ def test_the_table_and_the_picture_are_made_from_the_stored_runs(tmp_path: Path)
 def test_the_page_shows_what_is_stored() -> None:
     page = report.PAGE.read_text()
     assert page == report.rendered(page), "run `python -m benchmarks.peers.report`"
+
+
+def test_an_interrupted_agent_is_not_the_trained_one(tmp_path: Path) -> None:
+    """rl-zoo3 saves both under one name."""
+    agent = PPO("MlpPolicy", "CartPole-v1", n_steps=32, batch_size=32, n_epochs=1, device="cpu").learn(64)
+    agent.save(tmp_path / "agent.zip")
+    assert run.is_trained(tmp_path / "agent.zip", 64)
+    assert not run.is_trained(tmp_path / "agent.zip", 65)
+    assert not run.is_trained(tmp_path / "none.zip", 64)
+    (tmp_path / "torn.zip").write_bytes((tmp_path / "agent.zip").read_bytes()[:1000])
+    assert not run.is_trained(tmp_path / "torn.zip", 64)
+
+
+def test_a_run_is_finished_once_its_evaluation_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second start evaluates again what a first one was stopped at."""
+    folder = tmp_path / "logs" / "beta_ppo" / "seed_1" / "beta_ppo" / f"{run.ENV_ID}_1"
+    (folder / run.ENV_ID).mkdir(parents=True)
+    (folder / run.ENV_ID / "config.yml").touch()
+    (folder / f"{run.ENV_ID}.zip").touch()
+    write_curve(folder / "evaluations.csv", [(100, 1.0)])
+    monkeypatch.setattr(run, "is_trained", lambda agent, steps: True)
+
+    def stopped(arguments: list[str]) -> None:
+        Path(arguments[arguments.index("-o") + 1]).touch()
+        raise KeyboardInterrupt
+
+    def evaluated(arguments: list[str]) -> None:
+        output = Path(arguments[arguments.index("-o") + 1])
+        assert not output.exists()
+        output.write_text("{}")
+
+    play = functools.partial(run.play, "beta_ppo", 1, tmp_path / "logs", tmp_path / "results")
+    stored = tmp_path / "results" / "beta_ppo" / "seed_1" / run.EVALUATION
+    monkeypatch.setattr(run, "_package", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        play()
+    assert not stored.exists()
+    monkeypatch.setattr(run, "_package", evaluated)
+    play()
+    assert stored.read_text() == "{}"

@@ -98,8 +98,7 @@ def test_several_runs_share_the_diagrams(run: Path, tmp_path: Path, monkeypatch:
 
 def test_a_real_training_can_be_plotted(tmp_path: Path) -> None:
     env = make_vec_env("CartPole-v1", 2, monitor_dir=str(tmp_path))
-    callback = ProgressCallback(live_line=False)
-    callback.run_dir = tmp_path
+    callback = ProgressCallback(live_line=False, run_dir=tmp_path)
     PPO("MlpPolicy", env, n_steps=64, batch_size=64, n_epochs=1, device="cpu").learn(256, callback)
     files = plot_runs([tmp_path], tmp_path / "plots")
     assert {file.stem for file in files} == {*PANELS, "all"} - {"evaluation"}

@@ -22,6 +22,7 @@ from sb3_carracing.runs import (
     load_agent,
     next_free,
     read_run,
+    seed_to_go_on,
     wrapper_calls,
 )
 
@@ -203,3 +204,11 @@ def test_next_free_never_names_a_file_that_exists(tmp_path: Path) -> None:
         file.touch()
         names.append(file.name)
     assert names == ["evaluation.json", "evaluation_2.json", "evaluation_3.json"]
+
+
+def test_a_training_that_goes_on_meets_tracks_of_its_own() -> None:
+    seeds = [seed_to_go_on(seed, steps) for seed in (0, 1, 2**32 - 1) for steps in (1, 50_000, 1_000_000)]
+    assert seeds == [seed_to_go_on(seed, steps) for seed in (0, 1, 2**32 - 1) for steps in (1, 50_000, 1_000_000)]
+    assert len(set(seeds)) == len(seeds)
+    # Environment k gets seed + k: nowhere near the test tracks, and nothing that numpy or torch would refuse.
+    assert all(10**9 < seed < 2**31 for seed in seeds)

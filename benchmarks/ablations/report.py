@@ -34,10 +34,10 @@ class Seed:
     progress: list[dict[str, str]]
     validations: list[dict[str, str]]
 
-    def at_the_end(self, key: str) -> float:
+    def at_the_end(self, key: str, rollouts: int = LAST_ROLLOUTS) -> float:
         """Return the mean of a logged value over the last rollouts; NaN where it was never logged."""
         values = [float(row[key]) for row in self.progress if row.get(key)]
-        return float(np.mean(values[-LAST_ROLLOUTS:])) if values else float("nan")
+        return float(np.mean(values[-rollouts:])) if values else float("nan")
 
     def score(self, kind: str) -> float:
         """Return the mean score on the test tracks under a kind of action; NaN where it was not played."""
@@ -72,7 +72,7 @@ _COLUMNS: tuple[Column, ...] = (
     ("mean action", lambda seed: seed.score("mean"), 0),
     ("mode", lambda seed: seed.score("mode"), 0),
     ("sampled", lambda seed: seed.score("sample"), 0),
-    ("in training", lambda seed: seed.at_the_end("rollout/score"), 0),
+    ("in training", lambda seed: seed.at_the_end("rollout/score", rollouts=1), 0),
     ("entropy", lambda seed: -seed.at_the_end("train/entropy_loss"), 2),
     ("explained variance", lambda seed: seed.at_the_end("train/explained_variance"), 2),
     ("clipped ratios", lambda seed: seed.at_the_end("train/clip_fraction"), 2),

@@ -36,7 +36,7 @@ from benchmarks.ablations.plan import Run, read_plan
 from sb3_carracing import BetaPPO
 from sb3_carracing.callbacks import ProgressCallback, ValidationCallback
 from sb3_carracing.evaluation import TEST_SEED, PipelineEnv, evaluate, pipeline_env, summarize
-from sb3_carracing.runs import Pipeline, WrapperCall, import_by_path
+from sb3_carracing.runs import Pipeline, WrapperCall, import_by_path, seed_to_go_on
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "ablations"
@@ -100,15 +100,18 @@ class _Log(BaseCallback):
 
 def save_checkpoint(model: BetaPPO, folder: Path) -> None:
     """Write agent and curves side by side, and only then put them in the place of the last checkpoint."""
-    new, old = folder / "checkpoint.new", folder / "checkpoint"
-    shutil.rmtree(new, ignore_errors=True)
+    new, old, replaced = (folder / name for name in ("checkpoint.new", "checkpoint", "checkpoint.replaced"))
+    for leftover in (new, replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
     new.mkdir()
     model.save(new / "agent.zip")
     for name in FILES:
         if (folder / name).exists():
             shutil.copy(folder / name, new)
-    shutil.rmtree(old, ignore_errors=True)
+    if old.exists():
+        old.rename(replaced)
     new.rename(old)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def training_env(run: Run, seed: int) -> VecEnv:
@@ -168,19 +171,28 @@ def new_or_resumed(run: Run, seed: int, folder: Path) -> BetaPPO:
         if (checkpoint / name).exists():
             shutil.copy(checkpoint / name, folder)
     model = algorithm(run).load(checkpoint / "agent.zip", env=venv, device="cpu")
-    model.set_random_seed(spread_seed + model.num_timesteps)
+    model.set_random_seed(seed_to_go_on(spread_seed, model.num_timesteps))
     print(f"{run.name}, seed {seed}: on from step {model.num_timesteps}", file=sys.stderr)
     return model
 
 
+def config(run: Run, seed: int) -> str:
+    """Return what config.yml says of a run."""
+    return str(yaml.safe_dump({"env_id": run.env_id, "seed": seed, **run.settings}, sort_keys=False))
+
+
 def train(run: Run, seed: int, folder: Path) -> BetaPPO:
-    """Train the run up to its number of steps."""
+    """Train the run up to its number of steps; ValueError if its checkpoint is of other values."""
     folder.mkdir(parents=True, exist_ok=True)
+    written = folder / "config.yml"
+    if (folder / "checkpoint").exists() and written.exists() and written.read_text() != config(run, seed):
+        raise ValueError(
+            f"{folder} holds a checkpoint of other values than {run.name} has now: remove the folder to begin anew"
+        )
+    written.write_text(config(run, seed))
     model = new_or_resumed(run, seed, folder)
     model.set_logger(Logger(folder=str(folder), output_formats=[]))
     callbacks = [_Progress(live_line=False), _Validation(run.validate_every, make_env=evaluation_env(run)), _Log(folder)]
-    for callback in callbacks[:2]:
-        callback.run_dir = folder  # type: ignore[attr-defined]
     remaining = int(run.settings["n_timesteps"]) - model.num_timesteps
     if remaining > 0:
         model.learn(remaining, callback=callbacks, reset_num_timesteps=model.num_timesteps == 0)
@@ -227,8 +239,7 @@ def play(run: Run, seed: int, work: Path, results: Path, n_tracks: int) -> None:
     stored.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         shutil.copy(folder / name, stored)
-    config = {"env_id": run.env_id, "seed": seed, **run.settings}
-    (stored / "config.yml").write_text(yaml.safe_dump(config, sort_keys=False))
+    shutil.copy(folder / "config.yml", stored)
     # Last, since it is what tells that the run is finished.
     (stored / "evaluation.json").write_text(json.dumps(outcome, indent=1) + "\n")
     scores = ", ".join(f"{kind} {entry['summary']['mean']:.1f}" for kind, entry in outcome["results"].items())
@@ -283,12 +294,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--tracks", type=int, default=100, help="test tracks for each last agent (default: %(default)s)")
     parser.add_argument("--work", type=Path, default=WORK, help="checkpoints and logs (default: logs/ablations)")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--steps", type=int, help="train for fewer steps than planned: a trial; needs --results")
+    parser.add_argument("--steps", type=int, help="train for fewer steps than planned: a trial; needs --results and --work")
     parser.add_argument("--list", action="store_true", help="print the runs and their expected minutes, and stop")
     parser.add_argument("--measure", action="store_true", help="time the chosen runs for --list, and stop")
     args = parser.parse_args(argv)
-    if args.steps and args.results == RESULTS:
-        parser.error("--steps is for trials, which do not belong among the results: pass --results")
+    if args.steps and (args.results == RESULTS or args.work == WORK):
+        parser.error(
+            "--steps is for trials, which belong neither among the results nor the checkpoints: pass --results and --work"
+        )
     try:
         runs = list(chosen_runs(args.only))
     except ValueError as error:
@@ -307,7 +320,10 @@ def main(argv: list[str] | None = None) -> None:
             if args.steps:
                 run.settings["n_timesteps"] = args.steps
             for seed in args.seeds:
-                play(run, seed, args.work, args.results, args.tracks)
+                try:
+                    play(run, seed, args.work, args.results, args.tracks)
+                except ValueError as error:
+                    parser.exit(2, f"error: {error}\n")
 
 
 if __name__ == "__main__":

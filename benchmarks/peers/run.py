@@ -19,6 +19,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from stable_baselines3.common.save_util import load_from_zip_file
+
 from sb3_carracing.runs import steps_in_name
 
 ROOT = Path(__file__).parents[2]
@@ -49,8 +51,11 @@ PEERS = {
 
 
 def train_command(name: str, seed: int) -> list[str]:
-    """Return what follows `python -m sb3_carracing`."""
-    common = ["--env", ENV_ID, "--seed", str(seed), "--num-threads", "1", "--verbose", "0", "--eval-freq", "-1"]
+    """Return what follows `python -m sb3_carracing`.
+
+    SB3 seeds environment k with `--seed` + k: thousands apart, no two seeds drive the same tracks.
+    """
+    common = ["--env", ENV_ID, "--seed", str(1000 * seed), "--num-threads", "1", "--verbose", "0", "--eval-freq", "-1"]
     return ["train", *PEERS[name].arguments, *common]
 
 
@@ -63,6 +68,15 @@ def last_checkpoint(folders: list[Path]) -> Path | None:
     """Return the checkpoint with the most steps, None if there is none."""
     files = [file for folder in folders for file in folder.glob("rl_model_*_steps.zip")]
     return max(files, key=steps_in_name, default=None)
+
+
+def is_trained(agent: Path, steps: int) -> bool:
+    """Whether the agent has played its steps: rl-zoo3 saves one that was interrupted under the same name."""
+    try:
+        data, _, _ = load_from_zip_file(agent)
+    except (FileNotFoundError, ValueError):
+        return False
+    return data is not None and int(data["num_timesteps"]) >= steps
 
 
 def train(name: str, seed: int, logs: Path) -> None:
@@ -100,9 +114,13 @@ def play(name: str, seed: int, logs: Path, results: Path) -> None:
         print(f"{name}, seed {seed}: finished already", file=sys.stderr)
         return
     logs = logs / name / f"seed_{seed}"
-    if not any((folder / f"{ENV_ID}.zip").exists() for folder in run_folders(logs)):
+    command = train_command(name, seed)
+    steps = int(command[command.index("-n") + 1])
+    if not (folders := run_folders(logs)) or not is_trained(folders[-1] / f"{ENV_ID}.zip", steps):
         train(name, seed, logs)
-    folders = run_folders(logs)
+        folders = run_folders(logs)
+    if not is_trained(folders[-1] / f"{ENV_ID}.zip", steps):
+        sys.exit(f"{name}, seed {seed}: stopped before its {steps} steps; start again to go on")
     stored.mkdir(parents=True, exist_ok=True)
     rows = joined([file for folder in folders if (file := folder / "evaluations.csv").exists()])
     with (stored / "evaluations.csv").open("w", newline="") as stream:
@@ -110,9 +128,12 @@ def play(name: str, seed: int, logs: Path, results: Path) -> None:
         writer.writeheader()
         writer.writerows(rows)
     shutil.copy(folders[-1] / ENV_ID / "config.yml", stored)
-    # Last, since it is what tells that the run is finished.
+    unfinished = stored / "evaluating.json"
+    unfinished.unlink(missing_ok=True)
     last = os.path.relpath(folders[-1], ROOT)
-    _package(["evaluate", last, "--last", "-n", "100", "--n-envs", "1", "-o", str(stored / EVALUATION)])
+    _package(["evaluate", last, "--last", "-n", "100", "--n-envs", "1", "-o", str(unfinished)])
+    # Last, since it is what tells that the run is finished.
+    unfinished.replace(stored / EVALUATION)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -603,13 +603,17 @@ def _start_method(name: str | None) -> str:
     return name
 
 
+def n_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _slices(n_envs: int, n_workers: int | None) -> list[range]:
     """Divide the environments among the workers as evenly as can be."""
     if n_envs == 0:
         raise ValueError("env_fns must hold at least one function, got none")
     if n_workers is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        n_workers = min(n_envs, cores)
+        n_workers = min(n_envs, n_cores())
     if not isinstance(n_workers, int) or isinstance(n_workers, bool) or not 1 <= n_workers <= n_envs:
         raise ValueError(f"n_workers must be a whole number from 1 to the number of environments {n_envs}, got {n_workers!r}")
     bounds = [n_envs * i // n_workers for i in range(n_workers + 1)]

@@ -290,9 +290,11 @@ def train_and_report(argv: list[str]) -> None:
     parser.add_argument("--tracks", type=int, default=10, help="tracks that the evaluation plays (default: %(default)s)")
     parser.add_argument("train_arguments", nargs="*", help="after --: arguments of train")
     args = parser.parse_args(argv)
+    if args.tracks < 1:
+        parser.error(f"--tracks must be at least 1, got {args.tracks}")
     run_folder = run("train", args.train_arguments)
     if run_folder is None:
-        print("Interrupted: the agent is saved; evaluate, plot and record are left out")
+        print("There is no finished run: evaluate, plot and record are left out")
         return
     from sb3_carracing import evaluation, plotting, recording
 

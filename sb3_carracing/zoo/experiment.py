@@ -19,6 +19,7 @@ from sb3_carracing.callbacks import ValidationCallback
 from sb3_carracing.data import hyperparams_file
 from sb3_carracing.envs.registration import CAR_RACING
 from sb3_carracing.envs.vec_env import SharedMemoryVecEnv
+from sb3_carracing.runs import seed_to_go_on
 from sb3_carracing.zoo.best import as_yaml, trial_entry
 from sb3_carracing.zoo.study import find_trial, load_study
 
@@ -127,6 +128,7 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
                 f"The agent has already played {model.num_timesteps} steps, so nothing remains of {self.n_timesteps}: pass a "
                 "larger -n."
             )
+        model.set_random_seed(seed_to_go_on(self.seed, model.num_timesteps))
         return model
 
     def create_callbacks(self) -> None:

@@ -234,12 +234,11 @@ def agree_on_settings(study: optuna.Study, settings: dict[str, Any], seed: int |
     :return: the study's seed
     :raises ValueError: an earlier worker's settings or seed were others
     """
-    known = study.user_attrs
-    if "settings" not in known:
-        seed = random_seed if seed is None else seed
-        study.set_user_attr("seed", seed)
+    if "settings" not in study.user_attrs:
+        study.set_user_attr("seed", random_seed if seed is None else seed)
         study.set_user_attr("settings", settings)
-        return seed
+    # Read again: of workers that begin at once the last one to write is the one that all follow.
+    known = study.user_attrs
     # As the storage returns them: lists for tuples.
     settings = json.loads(json.dumps(settings))
     before = known["settings"]

@@ -564,7 +564,7 @@ def _report(agent: Agent, make_env: PipelineEnv, seeds: Sequence[int]) -> dict[s
         "normalized": agent.pipeline.normalize is not None,
         "seeds": [seeds[0], seeds[-1]],
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": sys.orig_argv,
+        "command": [Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]],
         "versions": {"python": platform.python_version(), **installed},
         "machine": {"platform": platform.platform(), "processor": platform.machine(), "cpus": os.cpu_count()},
         "results": {},

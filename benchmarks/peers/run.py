@@ -131,7 +131,7 @@ def play(name: str, seed: int, logs: Path, results: Path) -> None:
     unfinished = stored / "evaluating.json"
     unfinished.unlink(missing_ok=True)
     last = os.path.relpath(folders[-1], ROOT)
-    _package(["evaluate", last, "--last", "-n", "100", "--n-envs", "1", "-o", str(unfinished)])
+    _package(["evaluate", last, "--last", "-n", "100", "--n-envs", "1", "-o", os.path.relpath(unfinished, ROOT)])
     # Last, since it is what tells that the run is finished.
     unfinished.replace(stored / EVALUATION)
 

@@ -115,6 +115,7 @@ def test_a_run_is_finished_once_its_evaluation_is(tmp_path: Path, monkeypatch: p
     (folder / f"{run.ENV_ID}.zip").touch()
     write_curve(folder / "evaluations.csv", [(100, 1.0)])
     monkeypatch.setattr(run, "is_trained", lambda agent, steps: True)
+    monkeypatch.chdir(run.ROOT)  # as `_package` does
 
     def stopped(arguments: list[str]) -> None:
         Path(arguments[arguments.index("-o") + 1]).touch()

@@ -176,17 +176,21 @@ def new_or_resumed(run: Run, seed: int, folder: Path) -> BetaPPO:
     return model
 
 
+class OtherValuesError(ValueError):
+    """A checkpoint was made with other values than its run has in the plan now."""
+
+
 def config(run: Run, seed: int) -> str:
     """Return what config.yml says of a run."""
     return str(yaml.safe_dump({"env_id": run.env_id, "seed": seed, **run.settings}, sort_keys=False))
 
 
 def train(run: Run, seed: int, folder: Path) -> BetaPPO:
-    """Train the run up to its number of steps; ValueError if its checkpoint is of other values."""
+    """Train the run up to its number of steps; OtherValuesError if its checkpoint is of other values."""
     folder.mkdir(parents=True, exist_ok=True)
     written = folder / "config.yml"
     if (folder / "checkpoint").exists() and written.exists() and written.read_text() != config(run, seed):
-        raise ValueError(
+        raise OtherValuesError(
             f"{folder} holds a checkpoint of other values than {run.name} has now: remove the folder to begin anew"
         )
     written.write_text(config(run, seed))
@@ -322,7 +326,7 @@ def main(argv: list[str] | None = None) -> None:
             for seed in args.seeds:
                 try:
                     play(run, seed, args.work, args.results, args.tracks)
-                except ValueError as error:
+                except OtherValuesError as error:
                     parser.exit(2, f"error: {error}\n")
 
 

@@ -16,8 +16,9 @@ from gymnasium.envs.box2d import car_racing as stock
 from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
-from sb3_carracing.envs.car_racing import MAX_FRAMES, RENDERERS, CarRacing, Progress, mostly_green, off_road, to_gray
+from sb3_carracing.envs.car_racing import RENDERERS, CarRacing, mostly_green, off_road, to_gray
 from sb3_carracing.envs.registration import register_envs
+from sb3_carracing.envs.training_rules import MAX_FRAMES, Progress
 
 IDLE = np.zeros(3, np.float32)
 GAS = np.array([0.0, 1.0, 0.0], np.float32)

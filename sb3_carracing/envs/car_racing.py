@@ -6,10 +6,7 @@ made, when an episode is cut off, and which extra rules a training run asks for.
 
 import hashlib
 import inspect
-import math
-import operator
 from functools import lru_cache
-from numbers import Real
 from typing import Any, SupportsFloat
 
 import cv2
@@ -21,46 +18,12 @@ from gymnasium.utils.seeding import np_random
 
 from sb3_carracing.envs import track
 from sb3_carracing.envs.camera import Camera
+from sb3_carracing.envs.checks import one_of, whole_number
 from sb3_carracing.envs.fast_car import FastCar, Ground, TileContacts
 from sb3_carracing.envs.renderer import Picture as Picture
-from sb3_carracing.envs.training_rules import Lap, Progress, Standstill, TrainingRules
+from sb3_carracing.envs.training_rules import MAX_FRAMES, Lap, Progress, Standstill, TrainingRules
 
-MAX_FRAMES = 1000
-"""Frames after which an episode is truncated; gymnasium's registration of `CarRacing-v3` says the same."""
-
-GRASS_RULES = ("wheels", "green")
 RENDERERS = ("fast", "stock")
-
-
-def whole_number(name: str, value: int, low: int, high: int | None = None) -> int:
-    """Return `value` as an int; ValueError names it unless it is a whole number from `low` up to `high`."""
-    bounds = f"from {low} to {high}" if high is not None else f"of at least {low}"
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = low - 1
-    if isinstance(value, bool) or number < low or (high is not None and number > high):
-        raise ValueError(f"{name} must be a whole number {bounds}, got {value!r}")
-    return number
-
-
-def finite_number(name: str, value: float, low: float = -math.inf, high: float = math.inf) -> float:
-    """Return `value` as a float; ValueError names it unless it is finite, at least `low` and at most `high`."""
-    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value) or not low <= value <= high:
-        bounds = "a finite number"
-        if high < math.inf:
-            bounds = f"a number from {low:g} to {high:g}"
-        elif low > -math.inf:
-            bounds = f"a finite number of at least {low:g}"
-        raise ValueError(f"{name} must be {bounds}, got {value!r}")
-    return float(value)
-
-
-def one_of(name: str, value: str, choices: tuple[str, ...]) -> str:
-    """Return `value`; ValueError names it and the choices unless it is one of them."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
-    return value
 
 
 def off_road(car: Any) -> bool:
@@ -176,23 +139,21 @@ class CarRacing(stock.CarRacing):
         retry_rate: float = 0.0,
     ) -> None:
         self.rules = TrainingRules(
-            noop_frames=whole_number("noop_frames", noop_frames, 0, MAX_FRAMES - 1),
-            grass_penalty=finite_number("grass_penalty", grass_penalty, 0.0),
-            grass_rule=one_of("grass_rule", grass_rule, GRASS_RULES),
-            green_threshold=finite_number("green_threshold", green_threshold),
-            end_bonus=finite_number("end_bonus", end_bonus),
-            no_progress_frames=whole_number("no_progress_frames", no_progress_frames, 0),
-            no_progress_reward=finite_number("no_progress_reward", no_progress_reward),
-            off_road_frames=whole_number("off_road_frames", off_road_frames, 0),
-            gap_penalty=finite_number("gap_penalty", gap_penalty, 0.0),
-            truncate_lap=bool(truncate_lap),
-            standstill_rate=finite_number("standstill_rate", standstill_rate, 0.0, 1.0),
-            retry_rate=finite_number("retry_rate", retry_rate, 0.0, 1.0),
+            noop_frames=noop_frames,
+            grass_penalty=grass_penalty,
+            grass_rule=grass_rule,
+            green_threshold=green_threshold,
+            end_bonus=end_bonus,
+            no_progress_frames=no_progress_frames,
+            no_progress_reward=no_progress_reward,
+            off_road_frames=off_road_frames,
+            gap_penalty=gap_penalty,
+            truncate_lap=truncate_lap,
+            standstill_rate=standstill_rate,
+            retry_rate=retry_rate,
         )
         if standstill_rate and not continuous:
             raise ValueError(f"standstill_rate is for continuous actions, got {standstill_rate!r} with continuous=False")
-        self._rule_sees_green = grass_rule == "green" and grass_penalty > 0
-        self._shapes = any((grass_penalty, end_bonus, no_progress_frames, off_road_frames, gap_penalty, truncate_lap))
         self.renderer = one_of("renderer", renderer, RENDERERS)
         super().__init__(render_mode, verbose, lap_complete_percent, domain_randomize, continuous)
         self._by_heart = continuous and render_mode != "human" and step_is_known()
@@ -271,7 +232,7 @@ class CarRacing(stock.CarRacing):
 
     def _play(self, action: Any, n_frames: int) -> tuple[float, bool, bool, dict[str, Any]]:
         """Play up to `n_frames` frames under an action: sum of rewards, terminated, truncated, the last frame's info."""
-        play = self._shaped_frame if self._shapes else self._scored_frame
+        play = self._shaped_frame if self.rules.shape_frames else self._scored_frame
         if self._by_heart:
             self._set_steering_and_brake(action)
         total = 0.0
@@ -444,7 +405,7 @@ class CarRacing(stock.CarRacing):
         on_touch = None
         if self.renderer == "fast":
             if self._camera is None:
-                self._camera = Camera(grayscale=self.grayscale and not self._rule_sees_green)
+                self._camera = Camera(grayscale=self.grayscale and not self.rules.see_green)
             self._camera.start(self)
             on_touch = self._camera.touch
         # Box2D does not own its listener: the world's Python object has to keep it alive.

@@ -6,10 +6,17 @@ from typing import Any
 
 import numpy as np
 
+from sb3_carracing.envs.checks import finite_number, one_of, whole_number
+
+MAX_FRAMES = 1000
+"""Frames after which an episode is truncated; gymnasium's registration of `CarRacing-v3` says the same."""
+
+GRASS_RULES = ("wheels", "green")
+
 
 @dataclass(frozen=True)
 class TrainingRules:
-    """What only training changes. See `CarRacing` for the meaning of each."""
+    """What only training changes. See `CarRacing` for the meaning of each; ValueError names one that is out of range."""
 
     noop_frames: int
     grass_penalty: float
@@ -23,6 +30,35 @@ class TrainingRules:
     truncate_lap: bool
     standstill_rate: float
     retry_rate: float
+
+    def __post_init__(self) -> None:
+        whole_number("noop_frames", self.noop_frames, 0, MAX_FRAMES - 1)
+        for name in ("no_progress_frames", "off_road_frames"):
+            whole_number(name, getattr(self, name), 0)
+        for name in ("grass_penalty", "gap_penalty"):
+            finite_number(name, getattr(self, name), 0.0)
+        for name in ("green_threshold", "end_bonus", "no_progress_reward"):
+            finite_number(name, getattr(self, name))
+        for name in ("standstill_rate", "retry_rate"):
+            finite_number(name, getattr(self, name), 0.0, 1.0)
+        one_of("grass_rule", self.grass_rule, GRASS_RULES)
+
+    @property
+    def see_green(self) -> bool:
+        """Whether a rule looks at every frame's picture."""
+        return self.grass_rule == "green" and self.grass_penalty > 0
+
+    @property
+    def shape_frames(self) -> bool:
+        """Whether a rule changes the reward or the end of single frames."""
+        return bool(
+            self.grass_penalty
+            or self.end_bonus
+            or self.no_progress_frames
+            or self.off_road_frames
+            or self.gap_penalty
+            or self.truncate_lap
+        )
 
 
 class Standstill:

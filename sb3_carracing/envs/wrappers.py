@@ -16,17 +16,9 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
-from sb3_carracing.envs.car_racing import (
-    GRASS_RULES,
-    CarRacing,
-    Picture,
-    finite_number,
-    mostly_green,
-    off_road,
-    one_of,
-    to_gray,
-    whole_number,
-)
+from sb3_carracing.envs.car_racing import CarRacing, Picture, mostly_green, off_road, to_gray
+from sb3_carracing.envs.checks import finite_number, one_of, whole_number
+from sb3_carracing.envs.training_rules import GRASS_RULES
 
 Env = gym.Env[Any, Any]
 

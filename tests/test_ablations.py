@@ -281,6 +281,20 @@ def test_a_table_has_a_row_for_each_finished_run(tmp_path: Path) -> None:
     assert report.rendered(filled_in, tmp_path) == filled_in
 
 
+def test_a_table_of_scores_tells_lost_tracks_from_laps_that_lack_a_tile(tmp_path: Path) -> None:
+    folder = tmp_path / "matters_base" / "seed_1"
+    folder.mkdir(parents=True)
+    played = [(930.0, True), (880.0, False), (699.0, False), (-20.0, None)]
+    episodes = [{"score": score, "lap_finished": finished} for score, finished in played]
+    outcome = {"frames": 500_000, "results": {"mean": {"summary": {"mean": 622.25}, "episodes": episodes}}}
+    (folder / "evaluation.json").write_text(json.dumps(outcome))
+    (folder / "evaluations.csv").write_text("frames,mean\n99999,0\n100000,800\n150000,900\n")
+    (folder / "progress.csv").write_text("rollout/score\n700\n")
+    text = report.table(["matters_base"], tmp_path, "scores").splitlines()
+    assert text[1] == "| run | frames | mean action | laps finished, % | lost, % | validations | in training |"
+    assert text[3].endswith("| 500 k | 622 | 25 | 50 | 850 | 700 |")
+
+
 def test_a_picture_is_linked_once_a_run_is_finished(tmp_path: Path) -> None:
     page = "<!-- curves: curves.png iurin_published -->\n<!-- end -->\n"
     assert report.rendered(page, tmp_path) == page

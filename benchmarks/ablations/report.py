@@ -3,8 +3,9 @@
     python -m benchmarks.ablations.report
 
 Between `<!-- runs: NAME ... -->` and `<!-- end -->` stands a table with a row for each named run (or run of a named group)
-that is finished, between `<!-- curves: FILE.png NAME ... -->` and `<!-- end -->` a picture of their validation scores; where
-none is finished, nothing. Every number comes from evaluation.json, progress.csv and evaluations.csv.
+that is finished: score and how the learning went; with `scores` in place of `runs`, score and how it comes about. Between
+`<!-- curves: FILE.png NAME ... -->` and `<!-- end -->` stands a picture of their validation scores. Where none is finished
+there is nothing. Every number comes from evaluation.json, progress.csv and evaluations.csv.
 """
 
 import csv
@@ -22,8 +23,12 @@ from benchmarks.ablations.plan import Run, read_plan
 from benchmarks.ablations.run import RESULTS, ROOT
 
 PAGES = (ROOT / "docs" / "debugging_ppo.md", ROOT / "docs" / "what_matters.md")
-_BLOCK = re.compile(r"(<!-- (?P<kind>runs|curves): (?P<names>[^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- (?P<kind>runs|scores|curves): (?P<names>[^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 LAST_ROLLOUTS = 10
+LOST = 700.0
+"""A lap below this score is lost; one that lacks a tile has some 35 points less than a full one."""
+WARM_UP = 100_000
+"""Frames after which the validations of a run are averaged."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,16 @@ class Seed:
         """Return the mean score on the test tracks under a kind of action; NaN where it was not played."""
         result = self.evaluation["results"].get(kind)
         return float(result["summary"]["mean"]) if result else float("nan")
+
+    def share(self, fact: Callable[[dict[str, Any]], bool]) -> float:
+        """Return the percentage of the test tracks whose episode under the mean action has a property; NaN if not played."""
+        result = self.evaluation["results"].get("mean")
+        return 100.0 * float(np.mean([fact(episode) for episode in result["episodes"]])) if result else float("nan")
+
+    def validation(self) -> float:
+        """Return the mean validation score after `WARM_UP` frames; NaN if the run was shorter."""
+        scores = [float(row["mean"]) for row in self.validations if float(row["frames"]) >= WARM_UP]
+        return float(np.mean(scores)) if scores else float("nan")
 
 
 def finished(name: str, results: Path = RESULTS) -> list[Seed]:
@@ -67,18 +82,31 @@ def finished_runs(names: Sequence[str], results: Path) -> list[tuple[Run, list[S
 
 # Heading, value of a seed, digits.
 Column = tuple[str, Callable[[Seed], float], int]
-_COLUMNS: tuple[Column, ...] = (
-    ("best action", lambda seed: seed.score("deterministic"), 0),
-    ("mean action", lambda seed: seed.score("mean"), 0),
-    ("mode", lambda seed: seed.score("mode"), 0),
-    ("sampled", lambda seed: seed.score("sample"), 0),
-    ("in training", lambda seed: seed.at_the_end("rollout/score", rollouts=1), 0),
-    ("entropy", lambda seed: -seed.at_the_end("train/entropy_loss"), 2),
-    ("explained variance", lambda seed: seed.at_the_end("train/explained_variance"), 2),
-    ("clipped ratios", lambda seed: seed.at_the_end("train/clip_fraction"), 2),
-    ("KL", lambda seed: seed.at_the_end("train/approx_kl"), 3),
-    ("gradient norm", lambda seed: seed.at_the_end("train/grad_norm"), 1),
-)
+_MEAN: Column = ("mean action", lambda seed: seed.score("mean"), 0)
+_MODE: Column = ("mode", lambda seed: seed.score("mode"), 0)
+_IN_TRAINING: Column = ("in training", lambda seed: seed.at_the_end("rollout/score", rollouts=1), 0)
+_COLUMNS: dict[str, tuple[Column, ...]] = {
+    "scores": (
+        _MEAN,
+        ("laps finished, %", lambda seed: seed.share(lambda episode: bool(episode["lap_finished"])), 0),
+        ("lost, %", lambda seed: seed.share(lambda episode: episode["score"] < LOST), 0),
+        ("validations", Seed.validation, 0),
+        _MODE,
+        _IN_TRAINING,
+    ),
+    "runs": (
+        ("best action", lambda seed: seed.score("deterministic"), 0),
+        _MEAN,
+        _MODE,
+        ("sampled", lambda seed: seed.score("sample"), 0),
+        _IN_TRAINING,
+        ("entropy", lambda seed: -seed.at_the_end("train/entropy_loss"), 2),
+        ("explained variance", lambda seed: seed.at_the_end("train/explained_variance"), 2),
+        ("clipped ratios", lambda seed: seed.at_the_end("train/clip_fraction"), 2),
+        ("KL", lambda seed: seed.at_the_end("train/approx_kl"), 3),
+        ("gradient norm", lambda seed: seed.at_the_end("train/grad_norm"), 1),
+    ),
+}
 
 
 def cell(values: Sequence[float], digits: int) -> str:
@@ -89,12 +117,14 @@ def cell(values: Sequence[float], digits: int) -> str:
     return f"**{np.mean(values):.{digits}f}** ({each})" if len(values) > 1 else each
 
 
-def table(names: Sequence[str], results: Path = RESULTS) -> str:
-    """Return a Markdown table of the finished runs among `names`; empty if there is none."""
+def table(names: Sequence[str], results: Path = RESULTS, kind: str = "runs") -> str:
+    """Return a Markdown table of the finished runs among `names`, `runs` or `scores`; empty if there is none."""
     rows = finished_runs(names, results)
     if not rows:
         return ""
-    columns = [column for column in _COLUMNS if not all(np.isnan(column[1](seed)) for _, seeds in rows for seed in seeds)]
+    columns = [
+        column for column in _COLUMNS[kind] if not all(np.isnan(column[1](seed)) for _, seeds in rows for seed in seeds)
+    ]
     lines = [f"| run | frames | {' | '.join(heading for heading, *_ in columns)} |", "|---" * (len(columns) + 2) + "|"]
     for run, seeds in rows:
         frames = f"{np.mean([seed.evaluation['frames'] for seed in seeds]) / 1000:.0f} k"
@@ -124,10 +154,10 @@ def rendered(page: str, results: Path = RESULTS) -> str:
 
     def fill(block: re.Match[str]) -> str:
         names = block["names"].split()
-        if block["kind"] == "runs":
-            content = table(names, results)
-        else:
+        if block["kind"] == "curves":
             content = f"\n![validation scores]({names[0]})\n\n" if finished_runs(names[1:], results) else ""
+        else:
+            content = table(names, results, block["kind"])
         return f"{block[1]}{content}{block[4]}"
 
     return _BLOCK.sub(fill, page)

@@ -431,7 +431,6 @@ def test_off_road_stop_counts_consecutive_frames(cheap_pictures: None) -> None:
         ("no_progress_reward", float("-inf")),
         ("off_road_frames", -3),
         ("gap_penalty", -1.0),
-        ("off_road_free_rate", 1.1),
         ("standstill_rate", -0.1),
         ("standstill_rate", 1.5),
         ("retry_rate", 2.0),

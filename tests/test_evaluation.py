@@ -116,7 +116,7 @@ def test_scores_are_the_stock_environments() -> None:
 @pytest.mark.usefixtures("cheap")
 def test_training_rewards_and_keywords_do_not_count() -> None:
     values = {"grass_rule": "wheels", "truncate_lap": True, "gap_penalty": 5.0, "no_progress_frames": 5, "off_road_frames": 5}
-    values |= {"off_road_free_rate": 0.0, "standstill_rate": 1.0, "retry_rate": 1.0}
+    values |= {"standstill_rate": 1.0, "retry_rate": 1.0}
     training_only = {name: values.get(name, 50.0) for name in TrainingRules.__dataclass_fields__} | {"noop_frames": 50}
     wrappers = (
         WrapperCall("sb3_carracing.envs.wrappers.GrassPenalty", {"penalty": 5.0}),

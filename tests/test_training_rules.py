@@ -8,7 +8,7 @@ import pytest
 from drivers import CentreLineDriver, OutwardDriver, cheap_render
 from gymnasium.envs.box2d import car_racing as stock
 
-from sb3_carracing.envs.car_racing import CarRacing, off_road
+from sb3_carracing.envs.car_racing import CarRacing
 from sb3_carracing.envs.training_rules import Lap, Standstill
 
 N_TILES = 200
@@ -202,34 +202,6 @@ def test_after_a_standstill_leaving_the_road_ends_nothing() -> None:
         ends[rate] = info
     assert ends[0.0]["stopped_by"] == "off_road"
     assert "stopped_by" not in ends[1.0]
-
-
-def test_where_leaving_the_road_is_free_an_episode_is_gymnasiums() -> None:
-    plain, free = CarRacing(), CarRacing(grass_penalty=1.0, off_road_frames=5, off_road_free_rate=1.0)
-    plain.reset(seed=3)
-    free.reset(seed=3)
-    frames_off_road, over = 0, False
-    while not over:
-        _, reward, *ends, info = plain.step(GAS)
-        _, free_reward, *free_ends, free_info = free.step(GAS)
-        assert (free_reward, free_ends, free_info) == (reward, ends, info)
-        frames_off_road += off_road(free.car)
-        over = any(ends)
-    assert frames_off_road > 50
-
-
-def test_leaving_the_road_is_free_in_its_share_of_the_episodes() -> None:
-    env = CarRacing(frame_skip=4, off_road_frames=5, off_road_free_rate=0.5)
-    stopped = 0
-    env.reset(seed=0)
-    for _ in range(40):
-        for _ in range(150):
-            *_, terminated, truncated, info = env.step(GAS)
-            if terminated or truncated:
-                break
-        stopped += info.get("stopped_by") == "off_road"
-        env.reset()
-    assert 7 <= stopped <= 33  # four standard deviations of a binomial
 
 
 def test_standstills_strike_their_share_of_the_episodes_and_change_no_first_track() -> None:

@@ -95,8 +95,6 @@ class CarRacing(stock.CarRacing):
             zeros, is at most `no_progress_reward`; 0 is off.
         no_progress_reward: see `no_progress_frames`.
         off_road_frames: training only: end after as many consecutive frames with no wheel on the road; 0 is off.
-        off_road_free_rate: training only: share of the episodes, 0 to 1, in which `grass_penalty` and `off_road_frames` do
-            not hold: there a driver who otherwise never sees the grass for long learns the way back.
         gap_penalty: training only: subtracted for every stretch of tiles that the car has passed and no wheel has touched.
         truncate_lap: training only: where the car has come round the episode is truncated, not terminated, whether or not
             tiles are left out: a learner that bootstraps truncated episodes then need not know where the lap ends, which
@@ -135,7 +133,6 @@ class CarRacing(stock.CarRacing):
         no_progress_frames: int = 0,
         no_progress_reward: float = -0.1,
         off_road_frames: int = 0,
-        off_road_free_rate: float = 0.0,
         gap_penalty: float = 0.0,
         truncate_lap: bool = False,
         standstill_rate: float = 0.0,
@@ -150,7 +147,6 @@ class CarRacing(stock.CarRacing):
             no_progress_frames=no_progress_frames,
             no_progress_reward=no_progress_reward,
             off_road_frames=off_road_frames,
-            off_road_free_rate=off_road_free_rate,
             gap_penalty=gap_penalty,
             truncate_lap=truncate_lap,
             standstill_rate=standstill_rate,
@@ -206,8 +202,6 @@ class CarRacing(stock.CarRacing):
         if self.rules.retry_rate:
             self._choose_track(seed)
         observation, _ = super().reset(seed=seed, options=options)
-        if self.rules.off_road_free_rate:
-            self._off_road_is_free = self.np_random.random() < self.rules.off_road_free_rate
         if self.rules.standstill_rate and self.np_random.random() < self.rules.standstill_rate:
             self._standstill = Standstill(self.np_random)
         return observation, {"frames": self._frames, "score": self._score}
@@ -267,7 +261,7 @@ class CarRacing(stock.CarRacing):
         self._drawn: Picture | None = None
         self._drawn_score = 0.0
         self._standstill = None
-        self._may_leave_road = self._off_road_is_free = False
+        self._may_leave_road = False
 
     def _first_step(self) -> tuple[Picture, SupportsFloat, bool, bool, dict[str, Any]]:
         """Play what comes before the agent's first decision; gymnasium's `reset` ends in `step(None)`.
@@ -338,7 +332,7 @@ class CarRacing(stock.CarRacing):
         rules = self.rules
         if rules.end_bonus and (terminated or truncated):
             reward += rules.end_bonus
-        if rules.grass_penalty and not self._off_road_is_free and self._on_grass():
+        if rules.grass_penalty and self._on_grass():
             reward -= rules.grass_penalty
         if self._lap is not None:
             reward -= rules.gap_penalty * self._lap.advance(self.car)
@@ -367,8 +361,7 @@ class CarRacing(stock.CarRacing):
         stopped_by = None
         if self.rules.off_road_frames:
             self._off_road_run = self._off_road_run + 1 if off_road(self.car) else 0
-            may_leave_road = self._may_leave_road or self._off_road_is_free
-            if self._off_road_run >= self.rules.off_road_frames and not may_leave_road:
+            if self._off_road_run >= self.rules.off_road_frames and not self._may_leave_road:
                 stopped_by = "off_road"
         if self._progress is not None and self._progress.mean_with(reward) <= self.rules.no_progress_reward:
             stopped_by = "no_progress"

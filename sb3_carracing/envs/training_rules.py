@@ -26,7 +26,6 @@ class TrainingRules:
     no_progress_frames: int
     no_progress_reward: float
     off_road_frames: int
-    off_road_free_rate: float
     gap_penalty: float
     truncate_lap: bool
     standstill_rate: float
@@ -40,7 +39,7 @@ class TrainingRules:
             finite_number(name, getattr(self, name), 0.0)
         for name in ("green_threshold", "end_bonus", "no_progress_reward"):
             finite_number(name, getattr(self, name))
-        for name in ("off_road_free_rate", "standstill_rate", "retry_rate"):
+        for name in ("standstill_rate", "retry_rate"):
             finite_number(name, getattr(self, name), 0.0, 1.0)
         one_of("grass_rule", self.grass_rule, GRASS_RULES)
 

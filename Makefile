@@ -14,7 +14,7 @@ TRACKS ?= 10
 
 help:
 	@echo "make train       train on CarRacing (1.5 M frames, 20 minutes on two free cores), evaluate, plot, film; ARGS=... for more"
-	@echo "make test        the test suite (under 6 minutes on two cores); make test-slow: the long tests"
+	@echo "make test        the test suite (about 6 minutes on two fast free cores); make test-slow: the long tests"
 	@echo "make lint        ruff and mypy"
 
 setup: $(STAMP)

@@ -227,6 +227,12 @@ def test_standstills_vary() -> None:
     assert 650 < max(begins) < 700
 
 
+def test_rules_keep_pythons_numbers_whatever_they_are_given() -> None:
+    rules = CarRacing(grass_penalty=np.float32(0.5), off_road_frames=np.int64(5)).rules
+    assert type(rules.grass_penalty) is float, "float32 would make rewards float32"
+    assert type(rules.off_road_frames) is int
+
+
 def test_standstills_need_continuous_actions() -> None:
     with pytest.raises(ValueError, match=r"standstill_rate is for continuous actions, got 0.5 with continuous=False"):
         CarRacing(standstill_rate=0.5, continuous=False)

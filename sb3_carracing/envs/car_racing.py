@@ -154,6 +154,7 @@ class CarRacing(stock.CarRacing):
         )
         if standstill_rate and not continuous:
             raise ValueError(f"standstill_rate is for continuous actions, got {standstill_rate!r} with continuous=False")
+        self._shapes = self.rules.shape_frames
         self.renderer = one_of("renderer", renderer, RENDERERS)
         super().__init__(render_mode, verbose, lap_complete_percent, domain_randomize, continuous)
         self._by_heart = continuous and render_mode != "human" and step_is_known()
@@ -232,7 +233,7 @@ class CarRacing(stock.CarRacing):
 
     def _play(self, action: Any, n_frames: int) -> tuple[float, bool, bool, dict[str, Any]]:
         """Play up to `n_frames` frames under an action: sum of rewards, terminated, truncated, the last frame's info."""
-        play = self._shaped_frame if self.rules.shape_frames else self._scored_frame
+        play = self._shaped_frame if self._shapes else self._scored_frame
         if self._by_heart:
             self._set_steering_and_brake(action)
         total = 0.0

@@ -32,16 +32,19 @@ class TrainingRules:
     retry_rate: float
 
     def __post_init__(self) -> None:
-        whole_number("noop_frames", self.noop_frames, 0, MAX_FRAMES - 1)
+        checked: dict[str, Any] = {"noop_frames": whole_number("noop_frames", self.noop_frames, 0, MAX_FRAMES - 1)}
         for name in ("no_progress_frames", "off_road_frames"):
-            whole_number(name, getattr(self, name), 0)
+            checked[name] = whole_number(name, getattr(self, name), 0)
         for name in ("grass_penalty", "gap_penalty"):
-            finite_number(name, getattr(self, name), 0.0)
+            checked[name] = finite_number(name, getattr(self, name), 0.0)
         for name in ("green_threshold", "end_bonus", "no_progress_reward"):
-            finite_number(name, getattr(self, name))
+            checked[name] = finite_number(name, getattr(self, name))
         for name in ("standstill_rate", "retry_rate"):
-            finite_number(name, getattr(self, name), 0.0, 1.0)
+            checked[name] = finite_number(name, getattr(self, name), 0.0, 1.0)
         one_of("grass_rule", self.grass_rule, GRASS_RULES)
+        # Python's own numbers, whatever was given: a float32 would make float32 of rewards.
+        for name, value in (checked | {"truncate_lap": bool(self.truncate_lap)}).items():
+            object.__setattr__(self, name, value)
 
     @property
     def see_green(self) -> bool:

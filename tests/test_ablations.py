@@ -197,7 +197,7 @@ def test_each_run_of_the_study_switches_one_thing() -> None:
     switched = {run.name: differing(plan["matters_base"].settings, run.settings) for run in runs}
     # Repeat keeps the frames; free roads lose cost and end; NatureCNN brings its own last layer.
     two = {name for name, keys in switched.items() if len(keys) > 1}
-    assert two <= {"repeat_2", "repeat_8", "off_road_free", "off_road_mild", "extractor_nature"}
+    assert two <= {"repeat_2", "repeat_8", "off_road_free", "off_road_dear", "extractor_nature"}
     assert [name for name, keys in switched.items() if not keys] == ["matters_base"]
     frames = {run.settings["n_timesteps"] * _repeat(run.settings) for run in runs}
     assert frames == {500_000}

@@ -155,7 +155,7 @@ def evaluation_env(run: Run) -> PipelineEnv:
     return replace(own, kwargs=own.kwargs | {"noop_frames": idle}) if idle else own
 
 
-def new_or_resumed(run: Run, seed: int, folder: Path) -> BetaPPO:
+def new_or_resumed(run: Run, seed: int, folder: Path, device: str = "cpu") -> BetaPPO:
     """Return the model at the start of the run or at its last checkpoint, with the curves of then.
 
     SB3 seeds environment k with `seed + k`: far apart, no two runs of the same plan drive the same tracks.
@@ -166,11 +166,11 @@ def new_or_resumed(run: Run, seed: int, folder: Path) -> BetaPPO:
     for name in FILES:
         (folder / name).unlink(missing_ok=True)
     if not (checkpoint / "agent.zip").exists():
-        return algorithm(run)(env=venv, seed=spread_seed, device="cpu", **model_arguments(run))
+        return algorithm(run)(env=venv, seed=spread_seed, device=device, **model_arguments(run))
     for name in FILES:
         if (checkpoint / name).exists():
             shutil.copy(checkpoint / name, folder)
-    model = algorithm(run).load(checkpoint / "agent.zip", env=venv, device="cpu")
+    model = algorithm(run).load(checkpoint / "agent.zip", env=venv, device=device)
     model.set_random_seed(seed_to_go_on(spread_seed, model.num_timesteps))
     print(f"{run.name}, seed {seed}: on from step {model.num_timesteps}", file=sys.stderr)
     return model
@@ -185,7 +185,7 @@ def config(run: Run, seed: int) -> str:
     return str(yaml.safe_dump({"env_id": run.env_id, "seed": seed, **run.settings}, sort_keys=False))
 
 
-def train(run: Run, seed: int, folder: Path) -> BetaPPO:
+def train(run: Run, seed: int, folder: Path, device: str = "cpu") -> BetaPPO:
     """Train the run up to its number of steps; OtherValuesError if its checkpoint is of other values."""
     folder.mkdir(parents=True, exist_ok=True)
     written = folder / "config.yml"
@@ -194,7 +194,7 @@ def train(run: Run, seed: int, folder: Path) -> BetaPPO:
             f"{folder} holds a checkpoint of other values than {run.name} has now: remove the folder to begin anew"
         )
     written.write_text(config(run, seed))
-    model = new_or_resumed(run, seed, folder)
+    model = new_or_resumed(run, seed, folder, device)
     model.set_logger(Logger(folder=str(folder), output_formats=[]))
     callbacks = [_Progress(live_line=False), _Validation(run.validate_every, make_env=evaluation_env(run)), _Log(folder)]
     remaining = int(run.settings["n_timesteps"]) - model.num_timesteps
@@ -226,19 +226,25 @@ def report(run: Run, seed: int, model: BetaPPO, n_tracks: int) -> dict[str, Any]
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": f"python -m benchmarks.ablations.run --only {run.name} --seeds {seed}",
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}},
-        "machine": {"processor": platform.machine(), "cpus": os.cpu_count(), "threads": th.get_num_threads()},
+        "machine": _machine(model.device),
         "results": results,
     }
 
 
-def play(run: Run, seed: int, work: Path, results: Path, n_tracks: int) -> None:
+def _machine(device: th.device) -> dict[str, Any]:
+    """Describe the machine: its processor, and the device that the agent was trained on."""
+    name = th.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"processor": platform.machine(), "cpus": os.cpu_count(), "threads": th.get_num_threads(), "device": name}
+
+
+def play(run: Run, seed: int, work: Path, results: Path, n_tracks: int, device: str = "cpu") -> None:
     """Train, evaluate and store one run unless it is stored already."""
     stored = results / run.name / f"seed_{seed}"
     if (stored / "evaluation.json").exists():
         print(f"{run.name}, seed {seed}: finished already", file=sys.stderr)
         return
     folder = work / run.name / f"seed_{seed}"
-    model = train(run, seed, folder)
+    model = train(run, seed, folder, device)
     outcome = report(run, seed, model, n_tracks)
     stored.mkdir(parents=True, exist_ok=True)
     for name in FILES:
@@ -250,9 +256,9 @@ def play(run: Run, seed: int, work: Path, results: Path, n_tracks: int) -> None:
     print(f"{run.name}, seed {seed}: {scores}", file=sys.stderr)
 
 
-def measure(run: Run, steps: int = 2000) -> float:
+def measure(run: Run, device: str = "cpu", steps: int = 2000) -> float:
     """Return the milliseconds of a training step, updates included, over at least `steps` steps and a whole rollout."""
-    model = algorithm(run)(env=training_env(run, 0), seed=0, device="cpu", **model_arguments(run))
+    model = algorithm(run)(env=training_env(run, 0), seed=0, device=device, **model_arguments(run))
     model.set_logger(Logger(folder=None, output_formats=[]))
     start = time.perf_counter()
     model.learn(steps)
@@ -295,6 +301,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="runs or groups (default: all)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--num-threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="of the network (default: %(default)s)")
     parser.add_argument("--tracks", type=int, default=100, help="test tracks for each last agent (default: %(default)s)")
     parser.add_argument("--work", type=Path, default=WORK, help="checkpoints and logs (default: logs/ablations)")
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -316,7 +323,7 @@ def main(argv: list[str] | None = None) -> None:
     elif args.measure:
         for run in runs:
             speeds = json.loads(SPEEDS.read_text()) if SPEEDS.exists() else {}
-            speeds[run.name] = round(measure(run), 3)
+            speeds[run.name] = round(measure(run, args.device), 3)
             print(f"{run.name}: {speeds[run.name]} ms a step", flush=True)
             SPEEDS.write_text(json.dumps(speeds, indent=1) + "\n")
     else:
@@ -325,7 +332,7 @@ def main(argv: list[str] | None = None) -> None:
                 run.settings["n_timesteps"] = args.steps
             for seed in args.seeds:
                 try:
-                    play(run, seed, args.work, args.results, args.tracks)
+                    play(run, seed, args.work, args.results, args.tracks, args.device)
                 except OtherValuesError as error:
                     parser.exit(2, f"error: {error}\n")
 

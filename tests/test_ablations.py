@@ -304,6 +304,15 @@ def test_a_picture_is_linked_once_a_run_is_finished(tmp_path: Path) -> None:
     assert (tmp_path / "curves.png").stat().st_size > 5_000
 
 
+@pytest.mark.skipif(th.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_refused_before_the_run(tmp_path: Path) -> None:
+    command = runner(tmp_path, "--only", "iurin_published", "--steps", "1000", "--device", "cuda")
+    refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "--device cuda: torch sees no GPU here; valid: cpu" in refused.stderr
+    assert not (tmp_path / "work").exists()
+
+
 @pytest.mark.slow
 def test_a_killed_run_goes_on_and_a_finished_one_is_skipped(tmp_path: Path) -> None:
     command = runner(tmp_path, "--only", "iurin_published", "--seeds", "4", "--steps", "14000", "--tracks", "1")
@@ -329,6 +338,7 @@ def test_a_killed_run_goes_on_and_a_finished_one_is_skipped(tmp_path: Path) -> N
     assert outcome["steps"] == 14336
     assert [episode["seed"] for episode in outcome["results"]["deterministic"]["episodes"]] == [1_000_000]
     assert 4.0 < outcome["frames"] / outcome["steps"] < 4.5  # repeat 4, and 50 idle frames an episode
+    assert outcome["machine"]["device"] == "cpu"
     assert (results / "evaluations.csv").exists()
     assert (results / "config.yml").exists()
 

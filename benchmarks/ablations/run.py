@@ -256,7 +256,7 @@ def play(run: Run, seed: int, work: Path, results: Path, n_tracks: int, device: 
     print(f"{run.name}, seed {seed}: {scores}", file=sys.stderr)
 
 
-def measure(run: Run, device: str = "cpu", steps: int = 2000) -> float:
+def measure(run: Run, device: str = "cpu", steps: int = 4000) -> float:
     """Return the milliseconds of a training step, updates included, over at least `steps` steps and a whole rollout."""
     model = algorithm(run)(env=training_env(run, 0), seed=0, device=device, **model_arguments(run))
     model.set_logger(Logger(folder=None, output_formats=[]))
@@ -307,12 +307,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--steps", type=int, help="train for fewer steps than planned: a trial; needs --results and --work")
     parser.add_argument("--list", action="store_true", help="print the runs and their expected minutes, and stop")
-    parser.add_argument("--measure", action="store_true", help="time the chosen runs for --list, and stop")
+    parser.add_argument("--measure", action="store_true", help="time the chosen runs, on a CPU for --list too, and stop")
     args = parser.parse_args(argv)
     if args.steps and (args.results == RESULTS or args.work == WORK):
         parser.error(
             "--steps is for trials, which belong neither among the results nor the checkpoints: pass --results and --work"
         )
+    if args.device == "cuda" and not th.cuda.is_available():
+        parser.error("--device cuda: torch sees no GPU here; valid: cpu")
     try:
         runs = list(chosen_runs(args.only))
     except ValueError as error:
@@ -322,10 +324,11 @@ def main(argv: list[str] | None = None) -> None:
         print_list(iter(runs), args.seeds, args.results)
     elif args.measure:
         for run in runs:
-            speeds = json.loads(SPEEDS.read_text()) if SPEEDS.exists() else {}
-            speeds[run.name] = round(measure(run, args.device), 3)
-            print(f"{run.name}: {speeds[run.name]} ms a step", flush=True)
-            SPEEDS.write_text(json.dumps(speeds, indent=1) + "\n")
+            milliseconds = round(measure(run, args.device), 3)
+            print(f"{run.name}: {milliseconds} ms a step", flush=True)
+            if args.device == "cpu":
+                speeds = json.loads(SPEEDS.read_text()) if SPEEDS.exists() else {}
+                SPEEDS.write_text(json.dumps({**speeds, run.name: milliseconds}, indent=1) + "\n")
     else:
         for run in runs:
             if args.steps:

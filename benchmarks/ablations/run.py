@@ -232,7 +232,7 @@ def report(run: Run, seed: int, model: BetaPPO, n_tracks: int) -> dict[str, Any]
 
 
 def _machine(device: th.device) -> dict[str, Any]:
-    """Describe the machine: its processor, and the device that the agent was trained on."""
+    """Describe the machine: its processor, and the device of the training, or of its last part if it was resumed."""
     name = th.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {"processor": platform.machine(), "cpus": os.cpu_count(), "threads": th.get_num_threads(), "device": name}
 

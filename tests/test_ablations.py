@@ -344,3 +344,9 @@ def test_a_killed_run_goes_on_and_a_finished_one_is_skipped(tmp_path: Path) -> N
 
     third = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "finished already" in third.stderr
+
+    # Trained elsewhere, evaluated here: what is stored is where it was trained.
+    (results / "evaluation.json").unlink()
+    (folder / "device").write_text("some GPU")
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    assert json.loads((results / "evaluation.json").read_text())["machine"]["device"] == "some GPU"

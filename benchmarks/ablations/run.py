@@ -43,6 +43,8 @@ RESULTS = ROOT / "benchmarks" / "results" / "ablations"
 WORK = ROOT / "logs" / "ablations"
 FILES = ("progress.csv", "evaluations.csv")
 CHECKPOINT_STEPS = 10_000
+# In a run's folder below `--work`: the device that trained it last, which need not be the one that evaluates it.
+DEVICE_FILE = "device"
 
 # Settings that are not arguments of BetaPPO.
 _NOT_ARGUMENTS = ("env_kwargs", "wrappers", "training_wrappers", "algorithm", "n_envs", "n_timesteps", "rollout_buffer_class")
@@ -198,6 +200,9 @@ def train(run: Run, seed: int, folder: Path, device: str = "cpu") -> BetaPPO:
     model.set_logger(Logger(folder=str(folder), output_formats=[]))
     callbacks = [_Progress(live_line=False), _Validation(run.validate_every, make_env=evaluation_env(run)), _Log(folder)]
     remaining = int(run.settings["n_timesteps"]) - model.num_timesteps
+    device_file = folder / DEVICE_FILE
+    if remaining > 0 or not device_file.exists():
+        device_file.write_text(_device_name(model.device))
     if remaining > 0:
         model.learn(remaining, callback=callbacks, reset_num_timesteps=model.num_timesteps == 0)
         save_checkpoint(model, folder)
@@ -206,8 +211,11 @@ def train(run: Run, seed: int, folder: Path, device: str = "cpu") -> BetaPPO:
     return model
 
 
-def report(run: Run, seed: int, model: BetaPPO, n_tracks: int) -> dict[str, Any]:
-    """Drive the first test tracks with the model and return what evaluation.json says."""
+def report(run: Run, seed: int, model: BetaPPO, n_tracks: int, trained_on: str) -> dict[str, Any]:
+    """Drive the first test tracks with the model and return what evaluation.json says.
+
+    trained_on: device of the training, or of its last part if it was resumed.
+    """
     test = evaluation_env(run)
     seeds = range(TEST_SEED, TEST_SEED + n_tracks)
     packages = ("stable-baselines3", "gymnasium", "torch", "numpy", "box2d")
@@ -226,15 +234,18 @@ def report(run: Run, seed: int, model: BetaPPO, n_tracks: int) -> dict[str, Any]
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": f"python -m benchmarks.ablations.run --only {run.name} --seeds {seed}",
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}},
-        "machine": _machine(model.device),
+        "machine": {
+            "processor": platform.machine(),
+            "cpus": os.cpu_count(),
+            "threads": th.get_num_threads(),
+            "device": trained_on,
+        },
         "results": results,
     }
 
 
-def _machine(device: th.device) -> dict[str, Any]:
-    """Describe the machine: its processor, and the device of the training, or of its last part if it was resumed."""
-    name = th.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {"processor": platform.machine(), "cpus": os.cpu_count(), "threads": th.get_num_threads(), "device": name}
+def _device_name(device: th.device) -> str:
+    return th.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def play(run: Run, seed: int, work: Path, results: Path, n_tracks: int, device: str = "cpu") -> None:
@@ -245,7 +256,7 @@ def play(run: Run, seed: int, work: Path, results: Path, n_tracks: int, device: 
         return
     folder = work / run.name / f"seed_{seed}"
     model = train(run, seed, folder, device)
-    outcome = report(run, seed, model, n_tracks)
+    outcome = report(run, seed, model, n_tracks, trained_on=(folder / DEVICE_FILE).read_text())
     stored.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         shutil.copy(folder / name, stored)

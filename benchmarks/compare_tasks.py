@@ -45,7 +45,7 @@ def score(run_folder: Path, n_episodes: int) -> float:
     run = read_run(run_folder)
     model = load_agent(run.agent_file(last=True), run.algo)
     seeds = range(FIRST_EVALUATION_SEED, FIRST_EVALUATION_SEED + n_episodes)
-    results = evaluate(model, pipeline_env(run.pipeline, stock=False), seeds, wrap_vec_env=run.pipeline.wrap_vec_env)
+    results = evaluate(model, pipeline_env(run.pipeline, renderer=None), seeds, wrap_vec_env=run.pipeline.wrap_vec_env)
     return float(np.mean([result.score for result in results]))
 
 

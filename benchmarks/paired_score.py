@@ -7,16 +7,16 @@ Prints the mean difference of the scores (fast - stock) with its 95 % bootstrap 
 """
 
 import argparse
-import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 
-from sb3_carracing.evaluation import evaluate, pipeline_env
+from sb3_carracing.evaluation import Renderer, evaluate, pipeline_env
 from sb3_carracing.runs import load_agent, read_run
 
 FIRST_SEED = 4_000_000
+RENDERERS: tuple[Renderer, ...] = ("fast", "stock")
 
 
 def main() -> None:
@@ -28,13 +28,11 @@ def main() -> None:
     args = parser.parse_args()
     run = read_run(args.run)
     model = load_agent(run.agent_file(), run.algo)
-    # The fast environment plays by the stock rules too: what only training changes is left out.
-    pipeline = dataclasses.replace(run.pipeline, env_kwargs={})
     seeds = range(FIRST_SEED, FIRST_SEED + args.n)
-    scores = {
-        name: np.array([result.score for result in evaluate(model, pipeline_env(pipeline, stock=stock), seeds, n_envs=2)])
-        for name, stock in [("fast", False), ("stock", True)]
-    }
+    scores = {}
+    for name in RENDERERS:
+        results = evaluate(model, pipeline_env(run.pipeline, renderer=name), seeds, n_envs=2)
+        scores[name] = np.array([result.score for result in results])
     difference = scores["fast"] - scores["stock"]
     means = np.random.default_rng(0).choice(difference, (10_000, len(difference))).mean(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])

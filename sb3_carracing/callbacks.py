@@ -27,6 +27,7 @@ from sb3_carracing.evaluation import (
     VALIDATION_SEED,
     EnvFactory,
     EpisodeResult,
+    Renderer,
     VecWrapper,
     check_actions,
     check_pipeline,
@@ -178,7 +179,8 @@ class ValidationCallback(_RunCallback):
         every_frames: physics frames between two validations; one more is played at the end of the training.
         n_episodes: tracks.
         first_seed: of the tracks; the test tracks are refused.
-        stock: drive gymnasium's CarRacing-v3 with the run's views around it, instead of the run's own id.
+        renderer: "stock" or "fast": drive gymnasium's CarRacing-v3 or CarRacingFast-v3 with the run's views around it;
+            None: the run's own id.
         actions: see `evaluate`.
         n_envs: processes, see `evaluate`.
         make_env: factory of the environment, instead of the above.
@@ -194,7 +196,7 @@ class ValidationCallback(_RunCallback):
         every_frames: int,
         n_episodes: int = 5,
         first_seed: int = VALIDATION_SEED,
-        stock: bool = False,
+        renderer: Renderer | None = None,
         actions: str = "deterministic",
         n_envs: int = 1,
         make_env: EnvFactory | None = None,
@@ -208,7 +210,7 @@ class ValidationCallback(_RunCallback):
         if set(self._seeds) & set(range(TEST_SEED, TEST_SEED + N_TEST_TRACKS)):
             raise ValueError(f"first_seed {first_seed} takes test tracks, which are for the final evaluation only")
         self._every_frames = every_frames
-        self._stock = stock
+        self._renderer = renderer
         self._actions = actions
         self._n_envs = n_envs
         self._make_env = make_env
@@ -245,7 +247,7 @@ class ValidationCallback(_RunCallback):
         if self._make_env is None and in_run_of_rl_zoo3:
             assert self.run_dir is not None
             pipeline = read_run(self.run_dir).pipeline
-            return pipeline_env(pipeline, stock=self._stock), pipeline.wrap_vec_env, pipeline.normalize
+            return pipeline_env(pipeline, renderer=self._renderer), pipeline.wrap_vec_env, pipeline.normalize
         wrap = functools.partial(wrap_alike, self.training_env)
         return self._make_env or self._factory_like_training(), wrap, None
 
@@ -257,7 +259,7 @@ class ValidationCallback(_RunCallback):
         kwargs = {key: value for key, value in spec.kwargs.items() if key != "render_mode"}
         added = spec.additional_wrappers[len(env_spec(spec.id).additional_wrappers) :]
         wrappers = [WrapperCall(wrapper.entry_point, wrapper.kwargs) for wrapper in added if wrapper.kwargs is not None]
-        return pipeline_env(Pipeline(spec.id, kwargs, tuple(wrappers)), stock=self._stock)
+        return pipeline_env(Pipeline(spec.id, kwargs, tuple(wrappers)), renderer=self._renderer)
 
     def _validate(self) -> None:
         start = time.perf_counter()

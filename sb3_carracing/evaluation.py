@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -43,8 +43,10 @@ from sb3_carracing.runs import Pipeline, WrapperCall, load_agent, next_free, rea
 Env = gym.Env[Any, Any]
 EnvFactory = Callable[[], Env]
 VecWrapper = Callable[[VecEnv], VecEnv]
+Renderer = Literal["stock", "fast"]
 
 STOCK_ID = "CarRacing-v3"
+FAST_ID = "CarRacingFast-v3"
 TEST_SEED = 1_000_000
 VALIDATION_SEED = 2_000_000
 RECORDING_SEED = 3_000_000
@@ -180,23 +182,27 @@ class PipelineEnv:
 def pipeline_env(
     pipeline: Pipeline,
     *,
-    stock: bool = True,
+    renderer: Renderer | None = "stock",
     render_mode: str | None = None,
     innermost: Sequence[WrapperCall] = (),
 ) -> PipelineEnv:
     """Return a factory of the environment that a pipeline's agent drives in, without what is for training only.
 
-    With `stock` it is gymnasium's CarRacing-v3 with the id's view wrappers and the YAML's around it (`innermost` below
-    them); else the pipeline's own id.
+    Args:
+        pipeline: of the agent's training.
+        renderer: "stock" is gymnasium's CarRacing-v3 with the id's view wrappers and the YAML's around it, "fast" the same
+            around CarRacingFast-v3, which has other pictures only; None is the pipeline's own id with its keywords.
+        render_mode: see `CarRacing`.
+        innermost: wrappers below all others.
 
     Raises:
-        ValueError: the id is unknown, or with `stock` is not a CarRacing.
+        ValueError: the id is unknown, or with a renderer is not a CarRacing.
     """
     spec = env_spec(pipeline.env_id)
     kwargs = {key: value for key, value in (spec.kwargs | pipeline.env_kwargs).items() if key not in TRAINING_ONLY}
     spec = replace(spec, kwargs={})  # `gym.make` would add what was filtered out.
     views: list[WrapperCall] = []
-    if stock:
+    if renderer is not None:
         if not _is_car_racing(spec):
             raise ValueError(f"the protocol is for CarRacing, and {pipeline.env_id!r} is another environment")
         if kwargs.get("frame_skip", 1) != 1:
@@ -205,7 +211,7 @@ def pipeline_env(
             views.append(WrapperCall("sb3_carracing.envs.wrappers.Grayscale"))
         views += [WrapperCall(view.entry_point, dict(view.kwargs or {})) for view in spec.additional_wrappers]
         # Colours and the share of tiles that makes a lap are stock's as well: scores have to be comparable.
-        spec, kwargs = env_spec(STOCK_ID), {"continuous": kwargs.get("continuous", True)}
+        spec, kwargs = env_spec(STOCK_ID if renderer == "stock" else FAST_ID), {"continuous": kwargs.get("continuous", True)}
     if render_mode is not None:
         kwargs["render_mode"] = render_mode
     return PipelineEnv(spec, kwargs, (*innermost, *views, *pipeline.wrappers))
@@ -608,6 +614,13 @@ def _parser() -> argparse.ArgumentParser:
     add_agent_arguments(parser)
     parser.add_argument("-n", type=int, default=N_TEST_TRACKS, metavar="N", help="number of tracks (default: 100)")
     parser.add_argument(
+        "--renderer",
+        choices=("stock", "fast"),
+        default="stock",
+        help=f"who draws what the agent sees: gymnasium's {STOCK_ID} (default) or {FAST_ID}, the same laps several times "
+        "as fast, for a first look",
+    )
+    parser.add_argument(
         "--seed-start", type=int, default=TEST_SEED, metavar="S", help="seed of the first track (default: 1000000)"
     )
     how = parser.add_mutually_exclusive_group()
@@ -679,7 +692,7 @@ def _prepare(args: argparse.Namespace) -> tuple[Agent, PipelineEnv, list[str], P
     agent = open_agent(args)
     wanted = action_kinds(agent.model) if args.all_actions else args.actions
     kinds = list(dict.fromkeys(check_actions(agent.model, kind) for kind in wanted))
-    make_env = pipeline_env(agent.pipeline)
+    make_env = pipeline_env(agent.pipeline, renderer=args.renderer)
     check_pipeline(agent.model, make_env, agent.pipeline.wrap_vec_env)
     default = agent.folder / ("evaluation.json" if agent.file else "evaluation_random.json")
     output = next_free(args.output or default)

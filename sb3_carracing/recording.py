@@ -170,7 +170,7 @@ def preview(pipeline: Pipeline, file: Path, frames: int = 60) -> None:
         ValueError: the environment cannot be made or its observations are no pictures.
     """
     no_window()
-    make_env = pipeline_env(pipeline, stock=False, render_mode="rgb_array")
+    make_env = pipeline_env(pipeline, renderer=None, render_mode="rgb_array")
     check_pipeline(None, make_env, pipeline.wrap_vec_env)
     venv = pipeline.wrap_vec_env(DummyVecEnv([make_env]))
     venv.seed(RECORDING_SEED)

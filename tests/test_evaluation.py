@@ -24,6 +24,7 @@ from sb3_carracing.evaluation import (
     TEST_SEED,
     EpisodeResult,
     RandomPolicy,
+    Renderer,
     action_kinds,
     add_agent_arguments,
     evaluate,
@@ -124,8 +125,9 @@ def test_training_rewards_and_keywords_do_not_count() -> None:
         WrapperCall("sb3_carracing.envs.wrappers.ScaleReward", {"scale": 0.1}),
     )
     pipeline = Pipeline("CarRacingFast-v3", training_only, wrappers)
-    for is_stock in (True, False):
-        make_env = pipeline_env(pipeline, stock=is_stock)
+    renderers: tuple[Renderer | None, ...] = ("stock", "fast", None)
+    for renderer in renderers:
+        make_env = pipeline_env(pipeline, renderer=renderer)
         (result,) = evaluate(Constant(ACTION), make_env, [7])
         expected = hand_played(7, lambda _: ACTION, repeat=4)
         assert result.score == pytest.approx(expected.score, abs=1e-9)
@@ -235,7 +237,7 @@ def test_recurrent_states_belong_to_their_environments(one_process: None) -> Non
 @pytest.mark.slow
 def test_processes_change_nothing() -> None:
     model = PPO("MlpPolicy", "Pendulum-v1", seed=0, device="cpu")
-    make_env = pipeline_env(Pipeline("Pendulum-v1"), stock=False)
+    make_env = pipeline_env(Pipeline("Pendulum-v1"), renderer=None)
     for actions in ("deterministic", "sample"):
         one = evaluate(model, make_env, range(5), actions=actions)
         assert one == evaluate(model, make_env, range(5), actions=actions, n_envs=2)
@@ -319,7 +321,7 @@ def test_training_rules_of_a_registered_id_are_left_out_too() -> None:
         "SB3CarRacingStrict-v0", "sb3_carracing.envs.car_racing:CarRacing", kwargs={"off_road_frames": 5, "frame_skip": 2}
     )
     try:
-        env = pipeline_env(Pipeline("SB3CarRacingStrict-v0"), stock=False)()
+        env = pipeline_env(Pipeline("SB3CarRacingStrict-v0"), renderer=None)()
         assert env.unwrapped.rules.off_road_frames == 0  # type: ignore[attr-defined]
         assert env.unwrapped.frame_skip == 2  # type: ignore[attr-defined]
         env.close()
@@ -418,6 +420,14 @@ def test_command_on_a_run(blog_run: Path, capsys: pytest.CaptureFixture[str]) ->
     assert json.loads((blog_run / "evaluation.json").read_text()) == report
     (kind,) = again["results"]
     assert again["results"][kind]["episodes"] == report["results"][kind]["episodes"][:1]
+
+
+def test_command_with_the_fast_picture(blog_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([str(blog_run), "-n", "1", "--n-envs", "1", "--renderer", "fast"])
+    assert "on CarRacingFast-v3" in capsys.readouterr().out
+    report = json.loads((blog_run / "evaluation.json").read_text())
+    assert (report["evaluated_in"], report["env_kwargs"]) == ("CarRacingFast-v3", {"continuous": True})
+    assert list(report["wrappers"][0].values()) == [{"frame_skip": 8}]
 
 
 def test_command_on_a_zip(blog_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 import csv
 import functools
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -82,11 +83,22 @@ def test_the_table_and_the_picture_are_made_from_the_stored_runs(tmp_path: Path)
     for seed, score in enumerate(scores, 1):
         folder = tmp_path / "beta_ppo" / f"seed_{seed}"
         write_curve(folder / "evaluations.csv", [(100, score - 50), (200, score)])
-        summary = {"mean": score, "std": 5.0, "laps_finished": 0.97}
-        (folder / run.EVALUATION).write_text(json.dumps({"results": {"mean": {"summary": summary}}}))
+        summary = {"mean": score, "std": 5.0, "median": score + 4, "laps_finished": 0.97}
+        episodes = [{"score": 699.9}] * seed + [{"score": 700.0}]
+        result = {"results": {"mean": {"summary": summary, "episodes": episodes}}}
+        (folder / run.EVALUATION).write_text(json.dumps(result))
     (row,) = [line for line in report.table(tmp_path).splitlines() if "beta_ppo" in line]
     low, high = stats.t.interval(0.95, 2, np.mean(scores), stats.sem(scores))
-    assert f"| **920.0** | {low:.0f} .. {high:.0f} | 900.0 +- 5.0, 910.0 +- 5.0, 950.0 +- 5.0 | 97, 97, 97 |" in row
+    each = "900.0 +- 5.0, 910.0 +- 5.0, 950.0 +- 5.0"
+    assert f"| **920.0** | {low:.0f} .. {high:.0f} | {each} | 904, 914, 954 | 97, 97, 97 | 1, 2, 3 |" in row
+    assert "Welch" not in report.table(tmp_path)
+    for seed in (1, 2):
+        shutil.copytree(tmp_path / "beta_ppo" / f"seed_{seed}", tmp_path / "ppo_gaussian" / f"seed_{seed}")
+    # By hand: means 920 and 905, squared errors 700 / 3 and 25, degrees of freedom by Welch and Satterthwaite.
+    errors = np.array([700 / 3, 25.0])
+    freedom = errors.sum() ** 2 / (errors**2 / [2, 1]).sum()
+    p = 2 * stats.t.sf(15 / np.sqrt(errors.sum()), freedom)
+    assert f"`beta_ppo` against `ppo_gaussian`: p = {p:.2f}." in report.table(tmp_path)
     report.draw(tmp_path / "picture.png", tmp_path)
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 

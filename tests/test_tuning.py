@@ -428,7 +428,7 @@ def test_car_racing_is_tuned() -> None:
     assert not list(Path().glob("**/progress.csv"))
 
     views = yaml.safe_load((REPOSITORY / "hyperparams/beta_ppo.yml").read_text())["CarRacingFast-v3"]["env_wrapper"]
-    make_env = pipeline_env(Pipeline("CarRacingFast-v3", {}, wrapper_calls(views)), stock=False)
+    make_env = pipeline_env(Pipeline("CarRacingFast-v3", {}, wrapper_calls(views)), renderer=None)
     for trial in trials:
         (result,) = evaluate(BetaPPO.load(f"trials/trial_{trial.number}/best_model.zip"), make_env, [2_000_000])
         assert trial.value == pytest.approx(result.score)

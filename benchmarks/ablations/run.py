@@ -153,7 +153,7 @@ def evaluation_env(run: Run) -> PipelineEnv:
     """
     idle = run.settings["env_kwargs"].get("noop_frames", 0)
     wrappers = tuple(WrapperCall(*item) for item in run.settings["wrappers"].items())
-    own = pipeline_env(Pipeline(run.env_id, run.settings["env_kwargs"], wrappers), stock=False)
+    own = pipeline_env(Pipeline(run.env_id, run.settings["env_kwargs"], wrappers), renderer=None)
     return replace(own, kwargs=own.kwargs | {"noop_frames": idle}) if idle else own
 
 

@@ -18,15 +18,23 @@ from benchmarks.peers.run import EVALUATION, PEERS, RESULTS, ROOT
 
 PAGE = ROOT / "docs" / "peers.md"
 PICTURE = "peers.png"
+LOST = 700.0
+PAIR = ("beta_ppo", "ppo_gaussian")
 _BLOCK = re.compile(r"(<!-- results -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Seed:
-    """A finished run: the summary of its evaluation and its validation curve, a row each of frames and mean score."""
+    """A finished run: its evaluation and its validation curve, a row each of frames and mean score."""
 
     summary: dict[str, Any]
+    episodes: list[dict[str, Any]]
     curve: np.ndarray
+
+    @property
+    def lost(self) -> int:
+        """Number of test tracks below `LOST`."""
+        return sum(episode["score"] < LOST for episode in self.episodes)
 
 
 def finished(name: str, results: Path = RESULTS) -> dict[int, Seed]:
@@ -36,7 +44,7 @@ def finished(name: str, results: Path = RESULTS) -> dict[int, Seed]:
         (result,) = json.loads(file.read_text())["results"].values()
         with file.with_name("evaluations.csv").open(newline="") as stream:
             curve = [(float(row["frames"]), float(row["mean"])) for row in csv.DictReader(stream)]
-        seeds[int(file.parent.name.removeprefix("seed_"))] = Seed(result["summary"], np.array(curve))
+        seeds[int(file.parent.name.removeprefix("seed_"))] = Seed(result["summary"], result["episodes"], np.array(curve))
     return seeds
 
 
@@ -59,11 +67,25 @@ def table(results: Path = RESULTS) -> str:
             between = "" if np.isnan(half) else f"{means.mean() - half:.0f} .. {means.mean() + half:.0f}"
             each = ", ".join(f"{seed.summary['mean']:.1f} +- {seed.summary['std']:.1f}" for seed in seeds.values())
             laps = ", ".join(f"{100 * seed.summary['laps_finished']:.0f}" for seed in seeds.values())
-            rows.append(f"| {peer.what} (`{name}`) | **{means.mean():.1f}** | {between} | {each} | {laps} |")
+            medians = ", ".join(f"{seed.summary['median']:.0f}" for seed in seeds.values())
+            lost = ", ".join(str(seed.lost) for seed in seeds.values())
+            first = f"| {peer.what} (`{name}`) | **{means.mean():.1f}** | {between} "
+            rows.append(f"{first}| {each} | {medians} | {laps} | {lost} |")
     if not rows:
         return ""
-    head = ["| | mean over seeds | 95 % interval | each seed | laps finished, % |", "|---|---|---|---|---|"]
-    return "\n".join(["", *head, *rows, "", f"![validation scores over frames]({PICTURE})", ""]) + "\n"
+    columns = ("", "mean over seeds", "95 % interval", "each seed", "median track", "laps finished, %", "lost (< 700), of 100")
+    head = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    return "\n".join(["", *head, *rows, *_test(results), "", f"![validation scores over frames]({PICTURE})", ""]) + "\n"
+
+
+def _test(results: Path) -> list[str]:
+    """Return what Welch's test says of the Beta's and the Gaussian's seeds, nothing unless both have several."""
+    means = [[seed.summary["mean"] for seed in finished(name, results).values()] for name in PAIR]
+    if min(map(len, means)) < 2:
+        return []
+    p = stats.ttest_ind(*means, equal_var=False).pvalue
+    first, second = PAIR
+    return ["", f"Welch's t-test of the seeds' means, `{first}` against `{second}`: p = {p:.2f}."]
 
 
 def draw(file: Path, results: Path = RESULTS) -> None:

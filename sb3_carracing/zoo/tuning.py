@@ -129,7 +129,7 @@ class TuningManager(CarRacingExperimentManager):
     def _make_evaluation_env(self) -> Callable[[], Any]:
         kwargs = self._eval_env_kwargs_args or self.env_kwargs
         pipeline = Pipeline(self.env_name.gym_id, kwargs, wrapper_calls(self._entry.get("env_wrapper")))
-        return pipeline_env(pipeline, stock=False)
+        return pipeline_env(pipeline, renderer=None)
 
     def _create_sampler(self, sampler_method: str) -> optuna.samplers.BaseSampler:
         if sampler_method == "auto":

@@ -11,16 +11,27 @@ import functools
 import os
 import sys
 import time
+import warnings
 from collections import deque
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import CSVOutputFormat
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env import (
+    VecCheckNan,
+    VecEnv,
+    VecEnvWrapper,
+    VecFrameStack,
+    VecMonitor,
+    VecNormalize,
+    VecTransposeImage,
+    VecVideoRecorder,
+)
 from tqdm import tqdm
 
+from sb3_carracing.envs.checks import one_of
 from sb3_carracing.evaluation import (
     N_TEST_TRACKS,
     TEST_SEED,
@@ -36,7 +47,7 @@ from sb3_carracing.evaluation import (
     pipeline_env,
     summarize,
 )
-from sb3_carracing.runs import Pipeline, WrapperCall, next_free, read_run
+from sb3_carracing.runs import BEST_AGENT, BEST_STATISTICS, Pipeline, WrapperCall, next_free, read_run
 
 
 class _RunCallback(BaseCallback):
@@ -73,7 +84,9 @@ class _RunCallback(BaseCallback):
         for env, (info, done) in enumerate(zip(self.locals["infos"], self.locals["dones"], strict=True)):
             before = self._frames_of_episode[env]
             # Monitor below an ActionRepeat counts frames, but tells only at the end.
-            now = info.get("frames") or max((before or 0) + 1, info.get("episode", {}).get("l", 0))
+            told = info.get("frames")  # another environment may mean something else by the name
+            counted = max((before or 0) + 1, info.get("episode", {}).get("l", 0))
+            now = int(told) if isinstance(told, int | np.integer) and told > 0 else counted
             self._frames += now - before if before is not None else 0
             self._frames_of_episode[env] = 0 if done else now
         self.model.num_frames = self._frames  # type: ignore[attr-defined]
@@ -103,8 +116,9 @@ class ProgressCallback(_RunCallback):
     def _on_training_start(self) -> None:
         super()._on_training_start()
         self._scores: deque[float] = deque(maxlen=100)
-        self._running_score = 0.0
-        self._n_episodes = 0
+        # On the model, as `num_frames`, so that they are saved with it.
+        self._running_score = getattr(self.model, "running_score", 0.0) if self._resumes else 0.0
+        self._n_episodes = getattr(self.model, "num_episodes", 0) if self._resumes else 0
         if self._write_csv:
             self._close_csv()  # of a `learn` that Ctrl-C ended
             self._csv = _AppendingCsv(_log_file(self._folder, "progress.csv", self._resumes))
@@ -133,6 +147,7 @@ class ProgressCallback(_RunCallback):
         return True
 
     def _on_rollout_end(self) -> None:
+        self.model.running_score, self.model.num_episodes = self._running_score, self._n_episodes  # type: ignore[attr-defined]
         if self._scores:
             self.logger.record("rollout/score", float(np.mean(self._scores)))
             self.logger.record("rollout/running_score", self._running_score)
@@ -169,11 +184,12 @@ class ProgressCallback(_RunCallback):
 class ValidationCallback(_RunCallback):
     """Play the same validation tracks every so many frames, write evaluations.csv and .npz and keep best_model.zip.
 
+    Where the training normalises, best_model_vecnormalize.pkl holds the statistics of the best agent.
     evaluations.npz holds every episode's score and length as SB3's EvalCallback stores them, for rl-zoo3's all_plots.
 
     Logs `eval/mean_score`, `eval/laps_finished` and `eval/best_mean_score`. Within a run of rl-zoo3 the environment is
     the run's own, without what is for training only; elsewhere `make_env`, or the training environment's id with the
-    wrappers around it that gymnasium can repeat (those that are `RecordConstructorArgs`).
+    wrappers around it that gymnasium can repeat (those that are `RecordConstructorArgs`); a warning names the others.
 
     Args:
         every_frames: physics frames between two validations; one more is played at the end of the training.
@@ -210,8 +226,10 @@ class ValidationCallback(_RunCallback):
         if set(self._seeds) & set(range(TEST_SEED, TEST_SEED + N_TEST_TRACKS)):
             raise ValueError(f"first_seed {first_seed} takes test tracks, which are for the final evaluation only")
         self._every_frames = every_frames
+        if renderer is not None:
+            one_of("renderer", renderer, get_args(Renderer))
         self._renderer = renderer
-        self._actions = actions
+        self._actions = one_of("actions", actions, ("deterministic", "mean", "mode", "sample"))
         self._n_envs = n_envs
         self._make_env = make_env
 
@@ -222,7 +240,8 @@ class ValidationCallback(_RunCallback):
         if self._statistics is not None:
             self._save_statistics(self._statistics)
         check_pipeline(self.model, self._factory, self._wrap_vec_env)
-        self._best_file = _log_file(self._folder, "best_model.zip", self._resumes)
+        self._best_file = _log_file(self._folder, BEST_AGENT, self._resumes)
+        self._best_statistics = _log_file(self._folder, BEST_STATISTICS, self._resumes)
         self._file = _log_file(self._folder, "evaluations.csv", self._resumes)
         self._best_mean = _best_in(self._file)
         self._episodes = _Episodes(_log_file(self._folder, "evaluations.npz", self._resumes), len(self._seeds))
@@ -259,6 +278,13 @@ class ValidationCallback(_RunCallback):
         kwargs = {key: value for key, value in spec.kwargs.items() if key != "render_mode"}
         added = spec.additional_wrappers[len(env_spec(spec.id).additional_wrappers) :]
         wrappers = [WrapperCall(wrapper.entry_point, wrapper.kwargs) for wrapper in added if wrapper.kwargs is not None]
+        skipped = [wrapper.name for wrapper in added if wrapper.kwargs is None and wrapper.name != "Monitor"]
+        if skipped:
+            warnings.warn(
+                f"validation plays without {', '.join(skipped)}, whose arguments gymnasium does not know: pass make_env to "
+                "ValidationCallback if they change what the agent sees or does",
+                stacklevel=2,
+            )
         return pipeline_env(Pipeline(spec.id, kwargs, tuple(wrappers)), renderer=self._renderer)
 
     def _validate(self) -> None:
@@ -292,6 +318,8 @@ class ValidationCallback(_RunCallback):
             new = self._best_file.with_suffix(".new.zip")
             self.model.save(new)
             new.replace(self._best_file)
+            if self.model.get_vec_normalize_env() is not None:
+                self._save_statistics(self._best_statistics)
         self._episodes.append(self.model.num_timesteps, results)
         # Last, since a training that goes on takes its best score from here.
         _append_row(self._file, row)
@@ -370,8 +398,14 @@ def _best_in(file: Path) -> float:
         return max((float(row["mean"]) for row in csv.DictReader(stream)), default=-np.inf)
 
 
+_CHANGE_NOTHING = (VecTransposeImage, VecMonitor, VecCheckNan, VecVideoRecorder)
+
+
 def wrap_alike(training: VecEnv, venv: VecEnv) -> VecEnv:
-    """Wrap `venv` like the training's: a frozen copy of VecNormalize, frame stacking; SB3 turns pictures by itself."""
+    """Wrap `venv` like the training's: a frozen copy of VecNormalize, frame stacking; SB3 turns pictures by itself.
+
+    Warns of a wrapper that cannot be repeated.
+    """
     if not isinstance(training, VecEnvWrapper):
         return venv
     venv = wrap_alike(training.venv, venv)
@@ -383,4 +417,6 @@ def wrap_alike(training: VecEnv, venv: VecEnv) -> VecEnv:
         return twin
     if isinstance(training, VecFrameStack):
         return VecFrameStack(venv, training.stacked_obs.n_stack)
+    if not isinstance(training, _CHANGE_NOTHING):
+        warnings.warn(f"what is around the environments in training is missing here: {type(training).__name__}", stacklevel=2)
     return venv

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -36,6 +36,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from tqdm import tqdm
 
 from sb3_carracing.envs import no_window
+from sb3_carracing.envs.checks import one_of
 from sb3_carracing.envs.training_rules import TrainingRules
 from sb3_carracing.envs.vec_env import n_cores
 from sb3_carracing.runs import Pipeline, WrapperCall, load_agent, next_free, read_run, wrapper_calls
@@ -196,14 +197,16 @@ def pipeline_env(
         innermost: wrappers below all others.
 
     Raises:
-        ValueError: the id is unknown, or with a renderer is not a CarRacing.
+        ValueError: the id or the renderer is unknown, or with a renderer the id is not a CarRacing.
     """
     spec = env_spec(pipeline.env_id)
-    kwargs = {key: value for key, value in (spec.kwargs | pipeline.env_kwargs).items() if key not in TRAINING_ONLY}
+    left_out = TRAINING_ONLY if is_car_racing(spec) else ()
+    kwargs = {key: value for key, value in (spec.kwargs | pipeline.env_kwargs).items() if key not in left_out}
     spec = replace(spec, kwargs={})  # `gym.make` would add what was filtered out.
     views: list[WrapperCall] = []
     if renderer is not None:
-        if not _is_car_racing(spec):
+        one_of("renderer", renderer, get_args(Renderer))
+        if not is_car_racing(spec):
             raise ValueError(f"the protocol is for CarRacing, and {pipeline.env_id!r} is another environment")
         if kwargs.get("frame_skip", 1) != 1:
             views.append(WrapperCall("sb3_carracing.envs.wrappers.ActionRepeat", {"frame_skip": kwargs["frame_skip"]}))
@@ -225,7 +228,8 @@ def env_spec(env_id: str) -> EnvSpec:
         raise ValueError(f"unknown environment {env_id!r}: {error}") from error
 
 
-def _is_car_racing(spec: EnvSpec) -> bool:
+def is_car_racing(spec: EnvSpec) -> bool:
+    """Whether an id is of gymnasium's CarRacing or of a class made from it, as ours is."""
     from gymnasium.envs.box2d.car_racing import CarRacing
 
     maker = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
@@ -369,7 +373,8 @@ def _acting(model: Any, kind: str) -> Iterator[None]:
     action_space = getattr(model, "action_space", None)
     action_dist = getattr(getattr(policy, "actor", policy), "action_dist", None)
     noise_of_gsde = dict(vars(action_dist)) if action_dist is not None else {}
-    with th.random.fork_rng():
+    device = th.device(getattr(model, "device", "cpu"))
+    with th.random.fork_rng([device] if device.type == "cuda" else []):
         th.set_num_threads(1)
         if action_space is not None:
             model.action_space = copy.deepcopy(action_space)
@@ -484,7 +489,7 @@ def add_agent_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--best", action="store_true", help="the run's best agent")
     which.add_argument("--random", action="store_true", help="uniform random actions, in the run's pipeline if given")
     parser.add_argument("--env-id", metavar="ID", help="for a .zip: the environment that it was trained in")
-    parser.add_argument("--algo", help="for a .zip: its algorithm (default: ppo)")
+    parser.add_argument("--algo", help="for a .zip: its algorithm (default: beta_ppo)")
     parser.add_argument("--frame-stack", type=int, metavar="N", help="for a .zip: pictures stacked by VecFrameStack")
     parser.add_argument(
         "--wrapper",
@@ -517,12 +522,14 @@ def open_agent(args: argparse.Namespace) -> Agent:
 def _agent_of_run(folder: Path, args: argparse.Namespace) -> Agent:
     run = read_run(folder)
     env_spec(run.pipeline.env_id)
+    # What is written about an agent of the package goes here: into site-packages it must not, and a folder of its name
+    # would be taken for the run.
+    results = folder if folder.is_dir() else Path()
     if args.random:
-        return _random_agent(run.pipeline, folder)
+        return _random_agent(run.pipeline, results)
     file = run.agent_file(checkpoint=args.checkpoint, best=args.best, last=args.last)
     model = load_agent(file, run.algo, args.device)
-    # What is written about an agent of the package goes here, not into site-packages.
-    return Agent(f"{folder.name}/{file.name}", model, run.algo, run.pipeline, file, folder if folder.is_dir() else Path())
+    return Agent(f"{folder.name}/{file.name}", model, run.algo, run.pipeline_of(file), file, results)
 
 
 def _agent_by_hand(file: Path | None, args: argparse.Namespace) -> Agent:
@@ -533,9 +540,9 @@ def _agent_by_hand(file: Path | None, args: argparse.Namespace) -> Agent:
     spec = env_spec(pipeline.env_id)
     if file is None or args.random:
         return _random_agent(pipeline, Path())
-    algo = args.algo or "ppo"
+    algo = args.algo or "beta_ppo"
     model = load_agent(file, algo, args.device)
-    if isinstance(model.action_space, spaces.Discrete) and _is_car_racing(spec) and "continuous" not in spec.kwargs:
+    if isinstance(model.action_space, spaces.Discrete) and is_car_racing(spec) and "continuous" not in spec.kwargs:
         pipeline.env_kwargs["continuous"] = False
     return Agent(file.name, model, algo, pipeline, file, file.parent)
 

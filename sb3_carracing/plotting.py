@@ -58,8 +58,10 @@ def _logged(column: str, sign: float = 1.0) -> Callable[[Path], Curve | None]:
 def _evaluation(run: Path) -> Curve | None:
     table = _table(run / "evaluations.csv")
     if table is not None:
-        frames, mean, std = (table[column].to_numpy(float) for column in ("frames", "mean", "std"))
-        return Curve(frames, mean, "frames", "raw score", spread=std)
+        # A trial of a search counts steps, and has no deviation.
+        x_name = "frames" if "frames" in table else "steps"
+        spread = table["std"].to_numpy(float) if "std" in table else None
+        return Curve(table[x_name].to_numpy(float), table["mean"].to_numpy(float), x_name, "raw score", spread=spread)
     if not (run / "evaluations.npz").is_file():
         return None
     with np.load(run / "evaluations.npz") as saved:

@@ -52,7 +52,7 @@ class Film(gym.Wrapper[Any, Any, Any, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin a film."""
         self._seed = seed
-        self._pictures: list[Image.Image] = []
+        self._pictures: list[np.ndarray] = []
         observation, info = self.env.reset(seed=seed, options=options)
         self._shoot(0, 0.0)
         return observation, info
@@ -77,7 +77,8 @@ class Film(gym.Wrapper[Any, Any, Any, Any]):
         picture = Image.fromarray(np.asarray(self.env.render()))
         if not self._mp4:
             picture = picture.resize(GIF_SIZE, Image.Resampling.BOX)
-        self._pictures.append(with_caption(picture, f"frame {frame}   score {score:.1f}"))
+        # An array is three bytes a pixel, PIL's picture four: a film at full size is some 1,000 of them.
+        self._pictures.append(np.asarray(with_caption(picture, f"frame {frame}   score {score:.1f}")))
 
 
 def with_caption(picture: Image.Image, caption: str) -> Image.Image:
@@ -90,11 +91,15 @@ def with_caption(picture: Image.Image, caption: str) -> Image.Image:
     return picture
 
 
-def write_gif(pictures: Sequence[Image.Image], file: Path) -> None:
-    """Write pictures that are `GIF_EVERY` frames apart; fewer colours, then fewer pictures, if it grows past 5 MB."""
+def write_gif(frames: Sequence[np.ndarray], file: Path) -> None:
+    """Write pictures (height, width, 3) uint8 that are `GIF_EVERY` frames apart.
+
+    Fewer colours, then fewer pictures, if the file grows past 5 MB.
+    """
+    pictures = [Image.fromarray(frame) for frame in frames]
     for n_colors, step in ((64, 1), (32, 1), (32, 2), (16, 4)):
         # One palette for all: it does not flicker, and equal pixels of two pictures need no bytes.
-        samples = [np.asarray(picture) for picture in pictures[:: max(1, len(pictures) // 8)]]
+        samples = frames[:: max(1, len(frames) // 8)]
         palette = Image.fromarray(np.concatenate(samples)).quantize(n_colors)
         kept = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures[:-1:step]]
         last = pictures[-1].quantize(palette=palette, dither=Image.Dither.NONE)
@@ -106,9 +111,9 @@ def write_gif(pictures: Sequence[Image.Image], file: Path) -> None:
             return
 
 
-def write_mp4(pictures: Sequence[Image.Image], file: Path) -> None:
-    """Write pictures that are one frame apart; ValueError without moviepy."""
-    clip = _moviepy()([np.asarray(picture) for picture in pictures], fps=FRAMES_PER_SECOND)
+def write_mp4(frames: Sequence[np.ndarray], file: Path) -> None:
+    """Write pictures (height, width, 3) uint8 that are one frame apart; ValueError without moviepy."""
+    clip = _moviepy()(frames, fps=FRAMES_PER_SECOND)
     clip.write_videofile(str(file), logger=None, audio=False)
 
 

@@ -3,6 +3,7 @@
 logs/<algo>/<env-id>_<N>/            the run
     <env-id>.zip                     the last agent
     best_model.zip                   the best one in validation
+    best_model_vecnormalize.pkl      its running means, if the run normalised
     rl_model_<steps>_steps.zip       checkpoints
     <env-id>/config.yml, args.yml    hyperparameters and command line
     <env-id>/vecnormalize.pkl        running means, if the run normalised
@@ -11,7 +12,7 @@ logs/<algo>/<env-id>_<N>/            the run
 import importlib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ ALGORITHMS = {
     "ppo_lstm": "sb3_contrib.RecurrentPPO",
 }
 """rl-zoo3's name of every algorithm and where its class is."""
+
+BEST_AGENT = "best_model.zip"
+BEST_STATISTICS = "best_model_vecnormalize.pkl"
 
 TRAINED_AGENTS = "rl-trained-agents"
 """rl-zoo3's name of a folder of trained agents; this package brings one."""
@@ -94,7 +98,7 @@ class Run:
         Raises:
             ValueError: there is no such file; says what there is.
         """
-        best_file, last_file = self.folder / "best_model.zip", self._last_file()
+        best_file, last_file = self.folder / BEST_AGENT, self._last_file()
         if checkpoint is not None:
             wanted = self.folder / f"rl_model_{checkpoint}_steps.zip"
         elif best or (best_file.is_file() and not last):
@@ -105,6 +109,12 @@ class Run:
             agents = sorted(path.name for path in self.folder.glob("*.zip"))
             raise ValueError(f"no {wanted.name} in {self.folder}; it holds {_listing(agents, 'no agent')}")
         return wanted
+
+    def pipeline_of(self, file: Path) -> Pipeline:
+        """Return the pipeline of one of the run's agents: the best one may have running means of its own."""
+        statistics = self.folder / BEST_STATISTICS
+        is_best = file.name == BEST_AGENT and self.pipeline.normalize is not None and statistics.is_file()
+        return replace(self.pipeline, normalize=statistics) if is_best else self.pipeline
 
     def _last_file(self) -> Path:
         saved = self.folder / self.last_agent

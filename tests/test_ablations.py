@@ -350,3 +350,16 @@ def test_a_killed_run_goes_on_and_a_finished_one_is_skipped(tmp_path: Path) -> N
     (folder / "device").write_text("some GPU")
     subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
     assert json.loads((results / "evaluation.json").read_text())["machine"]["device"] == "some GPU"
+
+
+def test_a_checkpoint_whose_writer_was_killed_between_two_renames_is_found(tmp_path: Path) -> None:
+    for name in ("checkpoint.new", "checkpoint.replaced"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "agent.zip").write_text(name)
+    run.mend_checkpoint(tmp_path)
+    assert (tmp_path / "checkpoint" / "agent.zip").read_text() == "checkpoint.new"
+    # Killed while it wrote: what is half written is no checkpoint.
+    (tmp_path / "checkpoint.new").mkdir()
+    run.mend_checkpoint(tmp_path)
+    assert (tmp_path / "checkpoint" / "agent.zip").read_text() == "checkpoint.new"
+    assert not list((tmp_path / "checkpoint.new").iterdir())

@@ -685,6 +685,16 @@ def after(model: BetaPPO, n_steps: int, seed: int) -> dict[str, th.Tensor]:
 
 
 class TestFiles:
+    def test_a_way_to_act_that_was_set_later_is_kept(self, tmp_path: Path) -> None:
+        model = small(policy_kwargs={"deterministic_action": "mean"})
+        obs = np.array([[0.5, -0.3, 0.2]], dtype=np.float32)
+        for action in ("mode", "mean"):
+            model.policy.deterministic_action = action  # type: ignore[assignment]
+            model.save(tmp_path / "agent")
+            loaded = BetaPPO.load(tmp_path / "agent", device="cpu")
+            assert loaded.policy.deterministic_action == action
+            np.testing.assert_array_equal(*(m.predict(obs, deterministic=True)[0] for m in (model, loaded)))
+
     def test_predictions_survive(self, tmp_path: Path) -> None:
         options = {"parameterization": "mode", "initial_mean": [0.0, 0.2], "deterministic_action": "mean"}
         model = small(policy_kwargs=options, value_loss="huber", clip_range_vf=0.3).learn(128)

@@ -197,6 +197,19 @@ class TestMemory:
 class TestDevice:
     """torch's "meta" device stands for any other than the CPU: it holds no numbers, but whatever goes to it is seen."""
 
+    def test_advantages_computed_anew_are_uploaded_anew(self) -> None:
+        """Between two epochs, as some variants of PPO do."""
+        buffer = CompactRolloutBuffer(N_STEPS, IMAGE, ACTION, device="meta", n_envs=N_ENVS)
+        fill(buffer, 0)
+        with Uploads() as uploads:
+            list(buffer.get(4))
+            once = len(uploads.sizes)
+            list(buffer.get(4))
+            assert len(uploads.sizes) == once + 1, "a permutation, nothing else"
+            buffer.compute_returns_and_advantage(th.zeros(N_ENVS), np.zeros(N_ENVS, dtype=bool))
+            list(buffer.get(4))
+            assert len(uploads.sizes) == 2 * once + 1
+
     @pytest.mark.parametrize("channels_last", [False, True])
     def test_one_upload_a_rollout_as_bytes(self, channels_last: bool) -> None:
         buffer = CompactRolloutBuffer(N_STEPS, IMAGE, ACTION, device="meta", n_envs=N_ENVS)

@@ -1,6 +1,7 @@
 """Callbacks: what they count, write, keep and leave alone."""
 
 import csv
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecFrameStack, VecNormalize
 from test_runs import write_run
 
 from sb3_carracing import BetaPPO, callbacks
 from sb3_carracing.callbacks import ProgressCallback, ValidationCallback
 from sb3_carracing.evaluation import TEST_SEED, VALIDATION_SEED, EpisodeResult
+from sb3_carracing.runs import read_run
 
 N_STEPS = 16
 
@@ -128,6 +130,11 @@ def test_a_resumed_run_appends_and_counts_on(tmp_path: Path) -> None:
     table = rows(tmp_path / "progress.csv")
     assert [float(row["time/total_timesteps"]) for row in table] == [32, 64, 64, 96, 128, 128]
     assert [float(row["time/frames"]) for row in table] == [96, 192, 192, 288, 384, 384]
+    # An environment of 10 steps; the resumed run begins with new episodes.
+    rollouts = [row for row in table if row["rollout/episodes"]]  # not the last update's losses
+    assert [int(row["rollout/episodes"]) for row in rollouts] == [2, 6, 6 + 2, 6 + 6]
+    running = [float(row["rollout/running_score"]) for row in rollouts]
+    assert running == sorted(running)
 
 
 def test_a_second_learn_in_the_middle_of_episodes_counts_no_frame_twice(tmp_path: Path) -> None:
@@ -357,6 +364,67 @@ def test_normalised_agents_are_validated_with_their_present_statistics(tmp_path:
     assert (run / "SB3CarRacingToy-v0" / "vecnormalize.pkl").exists() is in_run
 
 
+def test_the_best_agent_keeps_its_own_statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = write_run(tmp_path, {"normalize": True}, env="SB3CarRacingToy-v0")
+    monkeypatch.setattr(callbacks, "evaluate", scripted([5.0, 9.0, 7.0]))
+    env = VecNormalize(make_vec_env("SB3CarRacingToy-v0", 2, seed=0))
+    PPO("MlpPolicy", env, n_steps=N_STEPS, batch_size=16, n_epochs=1, device="cpu").learn(
+        96, in_folder(ValidationCallback(96, 1), run)
+    )
+    read = read_run(run)
+    counts = {}
+    for best in (True, False):
+        file = run / ("best_model.zip" if best else "SB3CarRacingToy-v0.zip")
+        venv = read.pipeline_of(file).wrap_vec_env(DummyVecEnv([lambda: Toy()]))
+        assert isinstance(venv, VecNormalize)
+        counts[best] = round(venv.obs_rms.count)  # type: ignore[union-attr]
+    # 64 steps of two environments, and SB3 counts their first observations.
+    assert counts == {True: 66, False: 98}
+
+
+class Ninefold(gym.ObservationWrapper[Any, Any, Any]):
+    """Unlike gymnasium's own wrappers, it does not tell its arguments."""
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        return 9 * observation
+
+
+class VecNinefold(VecEnvWrapper):
+    def reset(self) -> Any:
+        return 9 * self.venv.reset()  # type: ignore[operator]
+
+    def step_wait(self) -> Any:
+        return self.venv.step_wait()
+
+
+def test_what_validation_cannot_repeat_is_named(tmp_path: Path) -> None:
+    env = make_vec_env("SB3CarRacingToy-v0", 2, wrapper_class=Ninefold)
+    with pytest.warns(UserWarning, match=r"validation plays without Ninefold, .*: pass make_env"):
+        PPO("MlpPolicy", env, n_steps=16, batch_size=16, device="cpu").learn(32, ValidationCallback(9999, 1, run_dir=tmp_path))
+    venv = VecNinefold(make_vec_env("SB3CarRacingToy-v0", 2))
+    with pytest.warns(UserWarning, match="missing here: VecNinefold"):
+        PPO("MlpPolicy", venv, n_steps=16, batch_size=16, device="cpu").learn(
+            32, ValidationCallback(9999, 1, run_dir=tmp_path)
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        agent().learn(32, ValidationCallback(9999, 1, run_dir=tmp_path))
+
+
+class TellsFrames(Toy):
+    """`frames` is a picture here."""
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward, terminated, truncated, info | {"frames": np.zeros((2, 2))}
+
+
+def test_frames_that_are_no_number_are_not_counted_as_one(tmp_path: Path) -> None:
+    model = PPO("MlpPolicy", TellsFrames(), n_steps=16, batch_size=16, n_epochs=1, device="cpu")
+    model.learn(32, in_folder(ProgressCallback(live_line=False), tmp_path))
+    assert [float(row["time/frames"]) for row in rows(tmp_path / "progress.csv")] == [16, 32, 32]
+
+
 def test_off_policy_agents_have_them_too(tmp_path: Path) -> None:
     model = DQN("MlpPolicy", "CartPole-v1", learning_starts=10, buffer_size=100, device="cpu")
     both = [in_folder(ProgressCallback(live_line=False), tmp_path), in_folder(ValidationCallback(50, 1), tmp_path)]
@@ -372,6 +440,10 @@ def test_bad_arguments() -> None:
         ValidationCallback(10, -1)
     with pytest.raises(ValueError, match="takes test tracks"):
         ValidationCallback(10, 5, first_seed=TEST_SEED - 4)
+    with pytest.raises(ValueError, match="renderer must be one of 'stock', 'fast', got 'Stock'"):
+        ValidationCallback(10, renderer="Stock")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"actions must be one of .*, got 'x'"):
+        ValidationCallback(10, actions="x")
 
 
 def test_an_environment_that_does_not_fit_stops_before_the_training(tmp_path: Path) -> None:

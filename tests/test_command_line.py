@@ -30,6 +30,13 @@ def pendulum(*arguments: str, cwd: Path, check: bool = True) -> subprocess.Compl
     )
 
 
+def test_a_task_that_is_no_car_racing_is_trained_and_plotted(tmp_path: Path) -> None:
+    short = ["--eval-freq", "-1", "-n", "64", "-params", "n_steps:32", "n_envs:1", "batch_size:32"]
+    done = run_command("train_and_report", "--", "--env", "Pendulum-v1", *short, cwd=tmp_path)
+    assert "Pendulum-v1 is no CarRacing: evaluate and record are left out" in done.stdout
+    assert (tmp_path / "logs/beta_ppo/Pendulum-v1_1/plots/all.png").is_file()
+
+
 def test_train_then_resume_goes_on_where_it_was(tmp_path: Path) -> None:
     from sb3_carracing import BetaPPO
 

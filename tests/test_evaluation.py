@@ -142,10 +142,35 @@ class EarlyStop(gym.Wrapper[Any, Any, Any, Any]):
         return observation, reward, info["frames"] >= 10, truncated, info
 
 
+@pytest.mark.parametrize("renderer", ["stock", "fast", None])
 @pytest.mark.usefixtures("cheap")
-def test_an_early_stop_among_the_wrappers_is_overruled() -> None:
-    make_env = pipeline_env(Pipeline("CarRacing-v3", wrappers=(WrapperCall(f"{__name__}.EarlyStop"),)))
-    assert evaluate(Constant(ACTION), make_env, [7]) == evaluate(Constant(ACTION), pipeline_env(Pipeline("CarRacing-v3")), [7])
+def test_an_early_stop_among_the_wrappers_is_overruled(renderer: Renderer | None) -> None:
+    whole = evaluate(Constant(ACTION), pipeline_env(Pipeline("CarRacing-v3")), [7])
+    assert whole[0].frames == 1000
+    for stop in (
+        WrapperCall(f"{__name__}.EarlyStop"),
+        WrapperCall("gymnasium.wrappers.TimeLimit", {"max_episode_steps": 10}),
+    ):
+        make_env = pipeline_env(Pipeline("CarRacingFast-v3", wrappers=(stop,)), renderer=renderer)
+        (result,) = evaluate(Constant(ACTION), make_env, [7])
+        assert (result.frames, result.steps, result.score) == (1000, 1000, pytest.approx(whole[0].score, abs=1e-9))
+
+
+class TakesNoops(Walk):
+    """Another environment whose keyword has the name of a training rule of ours."""
+
+    def __init__(self, noop_frames: int) -> None:
+        super().__init__()
+        self.noop_frames = noop_frames
+
+
+def test_keywords_of_other_environments_are_theirs() -> None:
+    gym.register("SB3CarRacingNoops-v0", TakesNoops)
+    try:
+        env = pipeline_env(Pipeline("SB3CarRacingNoops-v0", {"noop_frames": 3}), renderer=None)()
+        assert env.unwrapped.noop_frames == 3  # type: ignore[attr-defined]
+    finally:
+        del gym.registry["SB3CarRacingNoops-v0"]
 
 
 @pytest.mark.parametrize(("driver", "finished"), [(CentreLineDriver, True), (OutwardDriver, False)])
@@ -350,6 +375,8 @@ def test_bad_numbers() -> None:
         pipeline_env(Pipeline("CarRacng-v3"))
     with pytest.raises(ValueError, match="'Pendulum-v1' is another environment"):
         pipeline_env(Pipeline("Pendulum-v1"))
+    with pytest.raises(ValueError, match="renderer must be one of 'stock', 'fast', got 'Stock'"):
+        pipeline_env(Pipeline("CarRacing-v3"), renderer="Stock")  # type: ignore[arg-type]
 
 
 def of_scores(*scores: float) -> list[EpisodeResult]:
@@ -448,6 +475,16 @@ def test_command_on_the_random_baseline(tmp_path: Path, monkeypatch: pytest.Monk
     main(["--random", "-n", "3", "--n-envs", "1"])
     report = json.loads((tmp_path / "evaluation_random.json").read_text())
     assert -100.0 < report["results"]["sample"]["summary"]["mean"] < 0.0
+
+
+@pytest.mark.usefixtures("cheap")
+def test_the_random_baseline_of_the_packaged_run_leaves_no_folder_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be taken for the packaged run from then on."""
+    monkeypatch.chdir(tmp_path)
+    main(["rl-trained-agents/beta_ppo/CarRacingFast-v3_1", "--random", "-n", "1", "--n-envs", "1"])
+    assert [path.name for path in tmp_path.iterdir()] == ["evaluation_random.json"]
 
 
 def test_an_agent_by_hand_takes_wrappers_with_keywords(blog_run: Path) -> None:

@@ -59,11 +59,17 @@ def write_curve(file: Path, rows: list[tuple[int, float]]) -> None:
 
 
 def test_what_was_played_again_counts_once(tmp_path: Path) -> None:
-    write_curve(tmp_path / "1.csv", [(10, 1.0), (20, 2.0), (30, 3.0)])
-    write_curve(tmp_path / "2.csv", [(20, 2.5), (30, 3.5)])
-    write_curve(tmp_path / "3.csv", [])
-    rows = run.joined([tmp_path / f"{number}.csv" for number in (1, 2, 3)])
+    folders = [tmp_path / str(number) for number in (1, 2, 3)]
+    write_curve(folders[0] / "evaluations.csv", [(10, 1.0), (20, 2.0), (30, 3.0)])
+    (folders[0] / "rl_model_15_steps.zip").touch()
+    # The same validations again, a rollout later than before.
+    write_curve(folders[1] / "evaluations.csv", [(21, 2.5), (31, 3.5)])
+    (folders[1] / "rl_model_35_steps.zip").touch()
+    folders[2].mkdir()
+    rows = run.joined(folders)
     assert [float(row["mean"]) for row in rows] == [1.0, 2.5, 3.5]
+    (folders[0] / "rl_model_15_steps.zip").unlink()
+    assert [float(row["mean"]) for row in run.joined(folders)] == [2.5, 3.5], "the second start began anew"
 
 
 def test_the_latest_checkpoint_of_all_starts_is_gone_on_from(tmp_path: Path) -> None:

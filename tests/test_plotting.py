@@ -115,3 +115,10 @@ def test_bad_input_ends_with_one_sentence(tmp_path: Path, capsys: pytest.Capture
         assert ended.value.code == 2
         assert sentence in error
         assert error.count("\n") == 1
+
+
+def test_a_trial_of_a_search_counts_steps(tmp_path: Path) -> None:
+    (tmp_path / "evaluations.csv").write_text("steps,mean,score_2000000\n100,5.0,5.0\n200,7.0,7.0\n")
+    curve = PANELS["evaluation"].read(tmp_path)
+    assert curve is not None
+    assert (curve.x_name, list(curve.x), list(curve.y), curve.spread) == ("steps", [100.0, 200.0], [5.0, 7.0], None)

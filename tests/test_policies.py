@@ -254,6 +254,11 @@ class TestOptions:
         with pytest.raises(ValueError, match=words):
             policy_of(**options)
 
+    @pytest.mark.parametrize("options", [{"parameterization": "tanh"}, {"deterministic_action": "best"}], ids=str)
+    def test_bad_names_are_named_whatever_the_actions(self, options: dict[str, Any]) -> None:
+        with pytest.raises(ValueError, match="must be one of"):
+            policy_of(action_space=spaces.Discrete(3), **options)
+
     def test_squashing_is_refused_with_sb3s_type(self) -> None:
         with pytest.raises(AssertionError, match=r"squash_output=True is only available .*Beta"):
             policy_of(squash_output=True)
@@ -284,6 +289,36 @@ class TestOptions:
             assert not np.allclose(played["mean"], played["mode"])
         with pytest.raises(ValueError, match="deterministic_action must be one of 'mean', 'mode', got 'sampled'"):
             policy.deterministic_action = "sampled"
+
+    def test_the_blogs_network_keeps_its_own_weights_within_named_combined(self) -> None:
+        """Its convolutions' biases start at 0.1; orthogonal initialisation would make them 0."""
+        policy = MultiInputPolicy(DICT, MATRIX_ACTION, schedule, features_extractor_class="named_combined")
+        biases = [
+            layer.bias
+            for part in policy.features_extractor.modules()
+            if isinstance(part, BlogCNN)
+            for layer in part.modules()
+            if isinstance(layer, th.nn.Conv2d)
+        ]
+        assert biases
+        for bias in biases:
+            assert bias is not None
+            th.testing.assert_close(bias, th.full_like(bias, 0.1))
+
+    def test_the_way_to_act_can_be_exported(self) -> None:
+        policy = policy_of(deterministic_action="mean")
+
+        class Acting(th.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.policy = policy
+
+            def forward(self, obs: th.Tensor) -> th.Tensor:
+                return self.policy._predict(obs, deterministic=True)
+
+        obs = th.tensor([[0.1, -0.4, 0.9]])
+        exported = th.export.export(Acting(), (obs,)).module()
+        th.testing.assert_close(exported(obs), policy._predict(obs, deterministic=True))
 
     def test_nan_observation_is_named(self) -> None:
         with pytest.raises(ValueError, match="network returned NaN: the observations or the weights"):

@@ -282,3 +282,19 @@ def test_a_finished_lap_counts_as_finished() -> None:
     assert info["lap_finished"]
     env.reset()
     assert env.track != track
+
+
+def test_a_track_that_is_driven_again_has_another_standstill() -> None:
+    env = CarRacing(standstill_rate=0.5, retry_rate=1.0)
+    tracks, begins = [], []
+    for episode in range(8):
+        env.reset(seed=3 if episode == 0 else None)
+        tracks.append(env.track)
+        begins.append(None if env._standstill is None else env._standstill.begins)
+        env._frames = 999
+        env.step(GAS)
+    assert tracks == [tracks[0]] * 8
+    assert None in begins
+    assert len(set(begins)) >= 3
+    plain = _tracks(CarRacing(), 4)
+    assert _tracks(CarRacing(standstill_rate=1.0), 4) == plain, "standstills change no track"

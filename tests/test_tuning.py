@@ -389,6 +389,22 @@ def test_best_names_the_studies_there_are() -> None:
         tune("--best", "--storage", "sqlite:///s.db", "--study-name", "yours")
 
 
+def test_only_a_trial_that_ended_well_can_be_chosen() -> None:
+    study = optuna.create_study()
+    running, pruned = study.ask(), study.ask()
+    study.tell(pruned, state=TrialState.PRUNED)
+    with pytest.raises(ValueError, match=r"trial 0 of the study .* is running, neither complete nor pruned"):
+        studies.find_trial(study, running.number)
+    assert studies.find_trial(study, pruned.number).number == 1
+
+
+def test_a_storage_may_have_options() -> None:
+    tune("--n-trials", "1", "--storage", "sqlite:///s.db", "--study-name", "mine")
+    assert studies.load_study("sqlite:///s.db?timeout=60", "mine").study_name == "mine"
+    with pytest.raises(ValueError, match=r"there is no storage sqlite:///t.db\?timeout=60"):
+        studies.load_study("sqlite:///t.db?timeout=60", "mine")
+
+
 @pytest.mark.slow
 def test_trial_zero_is_trained() -> None:
     """rl-zoo3 takes `--trial-id 0` for none."""

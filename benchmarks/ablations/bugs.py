@@ -74,7 +74,8 @@ class IurinPPO(StoresNextObservation, ResetsEveryRollout):
 class ForgetsDones(RolloutBuffer):
     """First seed: `done` is cleared before it is stored, so every stored one is 0 and GAE runs across episodes.
 
-    The value that follows an episode's last step is that of the next episode's first picture. To be used with
+    Only an episode that ends with a rollout's last step ends there: SB3 hands that one over by itself. The value that
+    follows any other's last step is that of the next episode's first picture. To be used with
     `ReportEnds(as_="terminated")`, since otherwise SB3 adds the value at the time limit as well.
     """
 

@@ -102,7 +102,7 @@ class _Log(BaseCallback):
 
 def save_checkpoint(model: BetaPPO, folder: Path) -> None:
     """Write agent and curves side by side, and only then put them in the place of the last checkpoint."""
-    new, old, replaced = (folder / name for name in ("checkpoint.new", "checkpoint", "checkpoint.replaced"))
+    new, old, replaced = _checkpoints(folder)
     for leftover in (new, replaced):
         shutil.rmtree(leftover, ignore_errors=True)
     new.mkdir()
@@ -114,6 +114,17 @@ def save_checkpoint(model: BetaPPO, folder: Path) -> None:
         old.rename(replaced)
     new.rename(old)
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _checkpoints(folder: Path) -> tuple[Path, ...]:
+    return tuple(folder / name for name in ("checkpoint.new", "checkpoint", "checkpoint.replaced"))
+
+
+def mend_checkpoint(folder: Path) -> None:
+    """Put the new checkpoint in its place if `save_checkpoint` was killed after it had taken the old one away."""
+    new, current, replaced = _checkpoints(folder)
+    if replaced.exists() and not current.exists():
+        new.rename(current)
 
 
 def training_env(run: Run, seed: int) -> VecEnv:
@@ -190,6 +201,7 @@ def config(run: Run, seed: int) -> str:
 def train(run: Run, seed: int, folder: Path, device: str = "cpu") -> BetaPPO:
     """Train the run up to its number of steps; OtherValuesError if its checkpoint is of other values."""
     folder.mkdir(parents=True, exist_ok=True)
+    mend_checkpoint(folder)
     written = folder / "config.yml"
     if (folder / "checkpoint").exists() and written.exists() and written.read_text() != config(run, seed):
         raise OtherValuesError(

@@ -106,14 +106,16 @@ def _package(arguments: list[str], **streams: object) -> None:
     subprocess.run([sys.executable, "-m", "sb3_carracing", *arguments], check=True, cwd=ROOT, env=environment, **streams)  # type: ignore[call-overload]
 
 
-def joined(files: list[Path]) -> list[dict[str, str]]:
-    """Return the rows of an interrupted run's curves as one: what was played again after a checkpoint counts once."""
+def joined(folders: list[Path]) -> list[dict[str, str]]:
+    """Return the validations of an interrupted run as one curve: what was played again after a checkpoint counts once."""
     rows: list[dict[str, str]] = []
-    for file in files:
-        with file.open(newline="") as stream:
-            new = list(csv.DictReader(stream))
-        if new:
-            rows = [row for row in rows if float(row["steps"]) < float(new[0]["steps"])] + new
+    for number, folder in enumerate(folders):
+        checkpoint = last_checkpoint(folders[:number])  # which this start went on from
+        start = 0 if checkpoint is None else steps_in_name(checkpoint)
+        rows = [row for row in rows if float(row["steps"]) <= start]
+        if (file := folder / "evaluations.csv").exists():
+            with file.open(newline="") as stream:
+                rows += csv.DictReader(stream)
     return rows
 
 
@@ -132,7 +134,7 @@ def play(name: str, seed: int, logs: Path, results: Path) -> None:
     if not is_trained(folders[-1] / f"{ENV_ID}.zip", steps):
         sys.exit(f"{name}, seed {seed}: stopped before its {steps} steps; start again to go on")
     stored.mkdir(parents=True, exist_ok=True)
-    rows = joined([file for folder in folders if (file := folder / "evaluations.csv").exists()])
+    rows = joined(folders)
     with (stored / "evaluations.csv").open("w", newline="") as stream:
         writer = csv.DictWriter(stream, list(rows[0]))
         writer.writeheader()

@@ -73,8 +73,9 @@ class CarRacing(stock.CarRacing):
     at frame 1000 by the environment itself, in the middle of a repeat too, so no TimeLimit belongs around it.
 
     `info` of `reset` and of every `step` holds `frames` (physics frames since reset, no-op frames counted) and `score`
-    (sum of gymnasium's own reward over those frames, whatever the training rules make of it); at the end of an episode
-    also gymnasium's `lap_finished`, or `stopped_by` if a training rule ended it.
+    (sum of gymnasium's own reward over those frames, whatever the training rules make of it), of `step` also `episode_over`
+    (the environment's own end, whatever a wrapper makes of it); at the end of an episode gymnasium's `lap_finished`, or
+    `stopped_by` if a training rule ended it.
 
     Args:
         render_mode: as in gymnasium: None, "human", "rgb_array" (people's picture) or "state_pixels" (the agent's).
@@ -200,11 +201,14 @@ class CarRacing(stock.CarRacing):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Picture, dict[str, Any]]:
         """Make a new track and return the first observation and `{"frames": ..., "score": ...}`."""
         self._start_counting()
+        if seed is not None:
+            self._dice = np.random.default_rng(seed)
         if self.rules.retry_rate:
             self._choose_track(seed)
         observation, _ = super().reset(seed=seed, options=options)
-        if self.rules.standstill_rate and self.np_random.random() < self.rules.standstill_rate:
-            self._standstill = Standstill(self.np_random)
+        # By other random numbers than the track's, so that a track that is driven again may have another standstill.
+        if self.rules.standstill_rate and self._dice.random() < self.rules.standstill_rate:
+            self._standstill = Standstill(self._dice)
         return observation, {"frames": self._frames, "score": self._score}
 
     def step(self, action: Any) -> tuple[Picture, SupportsFloat, bool, bool, dict[str, Any]]:
@@ -217,14 +221,13 @@ class CarRacing(stock.CarRacing):
         if self._standstill is not None and self._frames >= self._standstill.begins and not (terminated or truncated):
             terminated, truncated, info = self._come_to_a_standstill(self._standstill)
         self._unfinished = (terminated or truncated) and not info.get("lap_finished", False)
-        info["frames"], info["score"] = self._frames, self._score
+        info["frames"], info["score"], info["episode_over"] = self._frames, self._score, terminated or truncated
         self.state = self._render("state_pixels")
         return self.state, total, terminated, truncated, info
 
     def _choose_track(self, seed: int | None) -> None:
         """Set the random numbers back to those of the last track if it is to be driven again."""
         if seed is not None:
-            self._dice = np.random.default_rng(seed)
             self._random_state = np_random(seed)[0].bit_generator.state  # as `reset` will make it
             return
         if self._unfinished and self._dice.random() < self.rules.retry_rate:

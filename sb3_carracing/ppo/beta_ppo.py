@@ -7,8 +7,11 @@ cut an episode, Pardo et al. 2018) and its `RolloutBuffer` (generalised advantag
 eq. 16), which `CompactRolloutBuffer` inherits. The third is `BetaPPO.train` below.
 """
 
+import io
+import pathlib
 import warnings
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any, ClassVar, Self, get_args
 
 import numpy as np
@@ -224,6 +227,18 @@ class BetaPPO(OnPolicyAlgorithm):
             for state in optimizer.state.values():
                 if th.is_tensor(state.get("step")):
                     state["step"] = state["step"].cpu()
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """Save as SB3 does; a `deterministic_action` that was changed on the policy is what the loaded agent plays."""
+        action = getattr(self.policy, "deterministic_action", None)
+        if action is not None and action != self.policy_kwargs.get("deterministic_action", "mode"):
+            self.policy_kwargs = {**self.policy_kwargs, "deterministic_action": action}
+        super().save(path, exclude, include)
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         """Keep the remaining progress at 0 or above.

@@ -47,6 +47,11 @@ class CompactRolloutBuffer(RolloutBuffer):
         for name in ("rewards", "returns", "episode_starts", "values", "log_probs", "advantages"):
             setattr(self, name, np.zeros(size, dtype=np.float32))
 
+    def compute_returns_and_advantage(self, last_values: th.Tensor, dones: np.ndarray) -> None:
+        """Compute as in SB3; what a device holds of the rollout is uploaded anew."""
+        self._uploaded = None
+        super().compute_returns_and_advantage(last_values, dones)
+
     def _empty_observations(self, size: tuple[int, int]) -> np.ndarray:
         if not self.channels_last:
             return np.zeros((*size, *self.obs_shape), dtype=self.observation_space.dtype)

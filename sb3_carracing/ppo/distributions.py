@@ -108,9 +108,11 @@ class BetaDistribution(Distribution):
 
         :param params: `(n_batch, 2 * n_actions)`, any finite or infinite number
         :return: self, with `alpha` and `beta` of shape `(n_batch, n_actions)`
-        :raises ValueError: if an output is NaN (checked wherever that costs no host synchronisation)
+        :raises ValueError: if an output is NaN (checked wherever that costs no host synchronisation, and
+            not in `torch.export`)
         """
-        if (params.device.type == "cpu" or not th.is_grad_enabled()) and bool(th.isnan(params).any()):
+        looks = (params.device.type == "cpu" or not th.is_grad_enabled()) and not th.compiler.is_exporting()
+        if looks and bool(th.isnan(params).any()):
             raise ValueError(
                 "The policy network returned NaN: the observations or the weights hold NaN or inf. Look at "
                 "train/grad_norm and train/concentration_max before this update, or wrap the environment in VecCheckNan."

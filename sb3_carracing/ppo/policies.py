@@ -5,7 +5,7 @@ stock `PPO` and `A2C` and in sb3-contrib's `TRPO`.
 """
 
 import warnings
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import torch as th
@@ -25,9 +25,10 @@ from sb3_carracing.ppo.torch_layers import ImageExtractor, NamedCombinedExtracto
 class NamedPartsPolicy(ActorCriticPolicy):
     """SB3's actor-critic policy whose parts may be given by name, as a YAML file must.
 
-    Beyond SB3's: `features_extractor_class` and `activation_fn` take names ("blog", "relu"); an extractor of this
+    Beyond SB3's: `features_extractor_class` and `activation_fn` take names ("blog", "relu"); an image extractor of this
     package brings its own hidden layers where `net_arch` is None, and keeps an initialisation of its own under
-    `ortho_init`; `policy.save` / `policy.load` keep `share_features_extractor`, which upstream leaves out.
+    `ortho_init`, within "named_combined" too; `policy.save` / `policy.load` keep `share_features_extractor`, which
+    upstream leaves out.
 
     Parameters are SB3's (`stable_baselines3.common.policies.ActorCriticPolicy`), and:
 
@@ -207,8 +208,10 @@ class BetaActorCriticPolicy(NamedPartsPolicy):
             "deterministic_action": deterministic_action,
             "max_concentration": max_concentration,
         }
+        # Here rather than in _build, so that a bad option is named before any network is made.
+        check_choice("parameterization", parameterization, get_args(Parameterization))
+        check_choice("deterministic_action", deterministic_action, get_args(DeterministicAction))
         if isinstance(action_space, spaces.Box):
-            # Here rather than in _build, so that a bad option is named before any network is made.
             BetaDistribution(action_space, **self._beta_options)
         super().__init__(
             observation_space,
@@ -238,7 +241,7 @@ class BetaActorCriticPolicy(NamedPartsPolicy):
 
     @deterministic_action.setter
     def deterministic_action(self, action: DeterministicAction) -> None:
-        check_choice("deterministic_action", action, ("mean", "mode"))
+        check_choice("deterministic_action", action, get_args(DeterministicAction))
         self._beta_options["deterministic_action"] = action
         if isinstance(self.action_dist, BetaDistribution):
             self.action_dist.deterministic_action = action
@@ -331,7 +334,7 @@ def _takes_bytes(module: nn.Module) -> bool:
 
 
 def _keeps_own_init(module: nn.Module) -> bool:
-    return isinstance(module, ImageExtractor) and module.keeps_own_init
+    return any(isinstance(part, ImageExtractor) and part.keeps_own_init for part in module.modules())
 
 
 def _refuse_gaussian_options(use_sde: bool, log_std_init: float, full_std: bool, use_expln: bool, squash_output: bool) -> None:

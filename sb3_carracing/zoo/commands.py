@@ -18,7 +18,7 @@ from huggingface_sb3 import EnvironmentName
 from rl_zoo3.utils import StoreDict, get_latest_run_id, get_model_path
 
 from sb3_carracing.data import data_dir
-from sb3_carracing.runs import TRAINED_AGENTS, next_free
+from sb3_carracing.runs import TRAINED_AGENTS, next_free, read_run
 from sb3_carracing.zoo.register import ALGO_NAME, register
 
 # The command's name and the module of rl-zoo3 that it runs.
@@ -298,7 +298,11 @@ def train_and_report(argv: list[str]) -> None:
         return
     from sb3_carracing import evaluation, plotting, recording
 
-    evaluation.main([str(run_folder), "-n", str(args.tracks)])
     plotting.main([str(run_folder)])
-    recording.main([str(run_folder), "-n", "1"])
+    env_id = read_run(run_folder).pipeline.env_id
+    if evaluation.is_car_racing(evaluation.env_spec(env_id)):
+        evaluation.main([str(run_folder), "-n", str(args.tracks)])
+        recording.main([str(run_folder), "-n", "1"])
+    else:
+        print(f"{env_id} is no CarRacing: evaluate and record are left out; enjoy plays it")
     print(f"Everything is in {run_folder}")

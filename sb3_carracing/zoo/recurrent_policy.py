@@ -15,7 +15,7 @@ class RecurrentGaussianCnnPolicy(RecurrentActorCriticPolicy, NamedPartsPolicy): 
     :param lstm_hidden_size: units of the LSTM
     :param enable_critic_lstm: a second LSTM for the critic; else it sees the features through one linear layer
 
-    All other parameters are `NamedPartsPolicy`'s.
+    The other parameters are those of `NamedPartsPolicy` that sb3-contrib's recurrent policy has and a YAML needs.
 
     :raises ValueError: for an unknown name, with the valid ones, or an `initial_mean` that does not fit
     """

@@ -117,7 +117,7 @@ def load_study(url: str | None, name: str | None) -> optuna.Study:
     """
     if url is None or name is None:
         raise ValueError("to read a study, both --storage and --study-name are needed")
-    file = url.removeprefix("sqlite:///") if url.startswith("sqlite:///") else url if url.endswith(".log") else None
+    file = make_url(url).database if url.startswith("sqlite:///") else url if url.endswith(".log") else None
     if file is not None and not Path(file).is_file():
         raise ValueError(f"there is no storage {url}")
     storage = open_storage(url)
@@ -128,7 +128,7 @@ def load_study(url: str | None, name: str | None) -> optuna.Study:
 
 
 def find_trial(study: optuna.Study, number: int | None = None) -> FrozenTrial:
-    """Return a trial by its number, or the best one.
+    """Return a trial by its number, complete or pruned, or the best one.
 
     :raises ValueError: there is none
     """
@@ -139,7 +139,11 @@ def find_trial(study: optuna.Study, number: int | None = None) -> FrozenTrial:
     trials = study.get_trials(deepcopy=False)
     if not 0 <= number < len(trials):
         raise ValueError(f"there is no trial {number} in the study {study.study_name!r}, which has {len(trials)}")
-    return trials[number]
+    trial = trials[number]
+    if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
+        state = trial.state.name.lower()
+        raise ValueError(f"trial {number} of the study {study.study_name!r} is {state}, neither complete nor pruned")
+    return trial
 
 
 def retried_number(trial: FrozenTrial) -> int | None:

@@ -13,6 +13,7 @@ import sys
 import time
 import warnings
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -267,25 +268,29 @@ class ValidationCallback(_RunCallback):
             assert self.run_dir is not None
             pipeline = read_run(self.run_dir).pipeline
             return pipeline_env(pipeline, renderer=self._renderer), pipeline.wrap_vec_env, pipeline.normalize
-        wrap = functools.partial(wrap_alike, self.training_env)
-        return self._make_env or self._factory_like_training(), wrap, None
+        factory, skipped = (self._make_env, []) if self._make_env is not None else self._factory_like_training()
+        skipped += [name for name, repeated in _vec_wrappers(self.training_env) if not repeated]
+        if skipped:
+            warnings.warn(
+                f"validation plays without {', '.join(skipped)}, which it cannot repeat: pass make_env to ValidationCallback "
+                "if that changes what the agent sees or does",
+                stacklevel=2,
+            )
+        return factory, functools.partial(wrap_alike, self.training_env), None
 
-    def _factory_like_training(self) -> EnvFactory:
-        """Return a factory of the training environment's id and wrappers, those that gymnasium knows the keywords of."""
+    def _factory_like_training(self) -> tuple[EnvFactory, list[str]]:
+        """Return a factory of the training environment's id and wrappers, and the names of those that it leaves out.
+
+        Those are the ones that gymnasium does not know the keywords of; Monitor is not missed.
+        """
         spec = self.training_env.get_attr("spec")[0]
         if spec is None:
             raise ValueError("the training environment has no id: pass make_env to ValidationCallback")
         kwargs = {key: value for key, value in spec.kwargs.items() if key != "render_mode"}
         added = spec.additional_wrappers[len(env_spec(spec.id).additional_wrappers) :]
         wrappers = [WrapperCall(wrapper.entry_point, wrapper.kwargs) for wrapper in added if wrapper.kwargs is not None]
-        skipped = [wrapper.name for wrapper in added if wrapper.kwargs is None and wrapper.name != "Monitor"]
-        if skipped:
-            warnings.warn(
-                f"validation plays without {', '.join(skipped)}, whose arguments gymnasium does not know: pass make_env to "
-                "ValidationCallback if they change what the agent sees or does",
-                stacklevel=2,
-            )
-        return pipeline_env(Pipeline(spec.id, kwargs, tuple(wrappers)), renderer=self._renderer)
+        left_out = [wrapper.name for wrapper in added if wrapper.kwargs is None and wrapper.name != "Monitor"]
+        return pipeline_env(Pipeline(spec.id, kwargs, tuple(wrappers)), renderer=self._renderer), left_out
 
     def _validate(self) -> None:
         start = time.perf_counter()
@@ -398,14 +403,16 @@ def _best_in(file: Path) -> float:
         return max((float(row["mean"]) for row in csv.DictReader(stream)), default=-np.inf)
 
 
-_CHANGE_NOTHING = (VecTransposeImage, VecMonitor, VecCheckNan, VecVideoRecorder)
+def _vec_wrappers(venv: VecEnv) -> Iterator[tuple[str, bool]]:
+    """Yield the name of each wrapper, and whether `wrap_alike` repeats it or need not."""
+    while isinstance(venv, VecEnvWrapper):
+        needless = (VecTransposeImage, VecMonitor, VecCheckNan, VecVideoRecorder)
+        yield type(venv).__name__, isinstance(venv, (VecNormalize, VecFrameStack, *needless))
+        venv = venv.venv
 
 
 def wrap_alike(training: VecEnv, venv: VecEnv) -> VecEnv:
-    """Wrap `venv` like the training's: a frozen copy of VecNormalize, frame stacking; SB3 turns pictures by itself.
-
-    Warns of a wrapper that cannot be repeated.
-    """
+    """Wrap `venv` like the training's: a frozen copy of VecNormalize, frame stacking; SB3 turns pictures by itself."""
     if not isinstance(training, VecEnvWrapper):
         return venv
     venv = wrap_alike(training.venv, venv)
@@ -417,6 +424,4 @@ def wrap_alike(training: VecEnv, venv: VecEnv) -> VecEnv:
         return twin
     if isinstance(training, VecFrameStack):
         return VecFrameStack(venv, training.stacked_obs.n_stack)
-    if not isinstance(training, _CHANGE_NOTHING):
-        warnings.warn(f"what is around the environments in training is missing here: {type(training).__name__}", stacklevel=2)
     return venv

@@ -342,7 +342,7 @@ def test_wrappers_of_the_training_are_repeated_without_those_for_rewards_or_ends
     assert validated.unwrapped.rules.off_road_frames == 0
     blog = PPO("MlpPolicy", "CarRacingBlog-v3", n_steps=2, policy_kwargs={"net_arch": [2]}, device="cpu")
     callback.init_callback(blog)
-    assert callback._factory_like_training()().observation_space.shape == (4, 96, 96)
+    assert callback._factory_like_training()[0]().observation_space.shape == (4, 96, 96)
 
 
 @pytest.mark.parametrize("in_run", [True, False])
@@ -399,10 +399,10 @@ class VecNinefold(VecEnvWrapper):
 
 def test_what_validation_cannot_repeat_is_named(tmp_path: Path) -> None:
     env = make_vec_env("SB3CarRacingToy-v0", 2, wrapper_class=Ninefold)
-    with pytest.warns(UserWarning, match=r"validation plays without Ninefold, .*: pass make_env"):
+    with pytest.warns(UserWarning, match=r"plays without Ninefold, .*pass make_env"):
         PPO("MlpPolicy", env, n_steps=16, batch_size=16, device="cpu").learn(32, ValidationCallback(9999, 1, run_dir=tmp_path))
     venv = VecNinefold(make_vec_env("SB3CarRacingToy-v0", 2))
-    with pytest.warns(UserWarning, match="missing here: VecNinefold"):
+    with pytest.warns(UserWarning, match="plays without VecNinefold"):
         PPO("MlpPolicy", venv, n_steps=16, batch_size=16, device="cpu").learn(
             32, ValidationCallback(9999, 1, run_dir=tmp_path)
         )

@@ -106,7 +106,8 @@ def assert_same_episodes(theirs: gym.Env, mine: gym.Env, make_driver: Any, seed:
         info.pop("TimeLimit.truncated", None)  # rl-zoo3's TimeLimit, if another test has imported it
         score += reward
         assert (reward, terminated, truncated) == (reward_2, terminated_2, truncated_2)
-        assert info_2 == {**info, "frames": frame, "score": score}
+        over = terminated or truncated
+        assert info_2 == {**info, "frames": frame, "score": score, "episode_over": over}
         if terminated or truncated:
             return info_2
     raise AssertionError("an episode has at most 1000 frames")

@@ -14,11 +14,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
+from benchmarks.ablations.report import LOST
 from benchmarks.peers.run import EVALUATION, PEERS, RESULTS, ROOT
 
 PAGE = ROOT / "docs" / "peers.md"
 PICTURE = "peers.png"
-LOST = 700.0
 PAIR = ("beta_ppo", "ppo_gaussian")
 _BLOCK = re.compile(r"(<!-- results -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -73,7 +73,8 @@ def table(results: Path = RESULTS) -> str:
             rows.append(f"{first}| {each} | {medians} | {laps} | {lost} |")
     if not rows:
         return ""
-    columns = ("", "mean over seeds", "95 % interval", "each seed", "median track", "laps finished, %", "lost (< 700), of 100")
+    lost = f"lost (< {LOST:.0f}), of 100"
+    columns = ("", "mean over seeds", "95 % interval", "each seed", "median track", "laps finished, %", lost)
     head = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     return "\n".join(["", *head, *rows, *_test(results), "", f"![validation scores over frames]({PICTURE})", ""]) + "\n"
 

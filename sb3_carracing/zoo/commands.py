@@ -18,7 +18,7 @@ from huggingface_sb3 import EnvironmentName
 from rl_zoo3.utils import StoreDict, get_latest_run_id, get_model_path
 
 from sb3_carracing.data import data_dir
-from sb3_carracing.runs import TRAINED_AGENTS, next_free, read_run
+from sb3_carracing.runs import BEST_AGENT, TRAINED_AGENTS, next_free, read_run
 from sb3_carracing.zoo.register import ALGO_NAME, register
 
 # The command's name and the module of rl-zoo3 that it runs.
@@ -208,7 +208,7 @@ def _check_films(folder: Path, asked: argparse.Namespace) -> None:
     """Refuse what rl-zoo3's record_training would do: empty a folder that holds something, or film nothing."""
     number = _run_number(folder, asked)
     run_folder = folder / asked.algo / (f"{asked.env}_{number}" if number > 0 else "")
-    agents = [run_folder / f"{asked.env}.zip", run_folder / "best_model.zip", *run_folder.glob("rl_model_*.zip")]
+    agents = [run_folder / f"{asked.env}.zip", run_folder / BEST_AGENT, *run_folder.glob("rl_model_*.zip")]
     if not any(agent.is_file() for agent in agents):
         raise ValueError(f"there is no agent to film in {run_folder}")
     films = Path(asked.output_folder or run_folder / "videos")

@@ -33,7 +33,7 @@ from sb3_carracing.callbacks import wrap_alike
 from sb3_carracing.evaluation import VALIDATION_SEED, EpisodeResult, env_spec, evaluate, pipeline_env
 from sb3_carracing.ppo.beta_ppo import NonFiniteLossError
 from sb3_carracing.ppo.torch_layers import IMAGE_EXTRACTORS
-from sb3_carracing.runs import Pipeline, wrapper_calls
+from sb3_carracing.runs import BEST_AGENT, Pipeline, wrapper_calls
 from sb3_carracing.zoo import study as studies
 from sb3_carracing.zoo.best import as_yaml, entry_of, show_and_train
 from sb3_carracing.zoo.experiment import CarRacingExperimentManager
@@ -380,7 +380,7 @@ class Reporter(BaseCallback):
                 table.writerow(["steps", "mean", *(f"score_{result.seed}" for result in results)])
             table.writerow([self.num_timesteps, mean, *(result.score for result in results)])
         if mean > max(self._reported, default=-np.inf):
-            self.model.save(folder / "best_model.zip")
+            self.model.save(folder / BEST_AGENT)
 
 
 def check_writable(folder: Path) -> None:

@@ -52,8 +52,8 @@ def score(run_folder: Path, n_episodes: int) -> float:
 def summary(scores: list[float]) -> dict[str, Any]:
     """Return mean and 95 % interval of the mean over training seeds; no interval for a single seed."""
     mean, n = float(np.mean(scores)), len(scores)
-    half = float(stats.t.ppf(0.975, n - 1) * np.std(scores, ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
-    return {"scores": scores, "mean": mean, "interval": [mean - half, mean + half]}
+    interval = stats.t.interval(0.95, n - 1, mean, stats.sem(scores)) if n > 1 else (np.nan, np.nan)
+    return {"scores": scores, "mean": mean, "interval": [float(bound) for bound in interval]}
 
 
 def main() -> None:

@@ -53,7 +53,7 @@ def interval(values: np.ndarray) -> np.ndarray:
     n = len(values)
     if n == 1:
         return np.full(values.shape[1:], np.nan)
-    return np.asarray(stats.t.ppf(0.975, n - 1) * values.std(axis=0, ddof=1) / np.sqrt(n))
+    return np.asarray(stats.t.ppf(0.975, n - 1) * stats.sem(values, axis=0))
 
 
 def table(results: Path = RESULTS) -> str:

@@ -10,7 +10,7 @@ ARGS ?=
 # Tracks that the evaluation after training plays; the full protocol is 100.
 TRACKS ?= 10
 
-.PHONY: help setup train test test-slow lint benchmark clean
+.PHONY: help setup train test test-slow lint clean
 
 help:
 	@echo "make train       train on CarRacing (a million frames, 24 minutes on one core), evaluate, plot, film; ARGS=... for more"

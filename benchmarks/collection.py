@@ -48,11 +48,11 @@ from sb3_carracing.envs.wrappers import ActionRepeat, Grayscale, ScaleReward
 from sb3_carracing.ppo.memory import keep_freed_memory
 
 ENV_ID = "CarRacingFast-v3"
-TRAINING_RULES = {"grass_penalty": 0.3, "off_road_frames": 15}  # as in hyperparams/beta_ppo.yml
+TRAINING_RULES = {"grass_penalty": 0.3, "off_road_frames": 15}  # of hyperparams/beta_ppo.yml what ends episodes often
 
 
 def views(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-    """The wrappers of hyperparams/beta_ppo.yml."""
+    """The kinds of wrappers that hyperparams/beta_ppo.yml has."""
     env = Grayscale(ActionRepeat(env, frame_skip=4))
     return ScaleReward(gym.wrappers.FrameStackObservation(env, 4, padding_type="reset"), scale=0.1)
 
@@ -180,6 +180,32 @@ def rollout(model: BetaPPO) -> tuple[np.ndarray, ...]:
     return buffer.observations.copy(), buffer.actions.copy(), buffer.rewards.copy(), buffer.episode_starts.copy()
 
 
+def play_round(
+    number: int, model: BetaPPO, envs: dict[str, VecEnv], bare: Bare, bare_in_one: Bare, args: argparse.Namespace
+) -> tuple[dict[str, Time], int]:
+    """Play one round with everything, each first in turn; return the times by name and how many episodes ended."""
+    seed = 1000 * number
+    _, callback = model._setup_learn(1)
+    collect(model, envs["dummy"], seed, callback)  # for the actions, and to warm up
+    reference = rollout(model)
+    actions = reference[1].reshape(args.steps, args.envs, *envs["dummy"].action_space.shape)
+    times: dict[str, Time] = {}
+    tasks = ["bare", "in one process", "policy", *envs]
+    for task in tasks[number % len(tasks) :] + tasks[: number % len(tasks)]:
+        if task == "bare":
+            times["environments"], in_step = bare.play(seed, actions)
+            times["in step"] = Time(in_step, times["environments"].processor_seconds)
+        elif task == "in one process":
+            times[task], _ = bare_in_one.play(seed, actions)
+        elif task == "policy":
+            times[task] = infer(model, reference[0])
+        else:
+            times[f"collect, {task}"] = collect(model, envs[task], seed, callback)
+            for ours, theirs in zip(rollout(model), reference, strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+    return dict(sorted(times.items(), key=lambda item: item[0].startswith("collect"))), int(reference[3][1:].sum())
+
+
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Return `seconds` and `processor_seconds` of every round by name, and `ended`, the share of steps that end an episode."""
     # Processes are forked before torch has run anything.
@@ -195,30 +221,6 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     policy_kwargs = {"features_extractor_class": "blog", "initial_mean": [0.0, 0.4, 0.05]}
     model = BetaPPO("CnnPolicy", envs["dummy"], n_steps=args.steps, policy_kwargs=policy_kwargs, device="cpu", seed=0)
     keep_freed_memory()  # as learn() does
-    _, callback = model._setup_learn(1)
-
-    def play(number: int) -> tuple[dict[str, Time], int]:
-        """Play one round with everything, and return the times by name and how many episodes ended."""
-        seed = 1000 * number
-        collect(model, envs["dummy"], seed, callback)  # for the actions, and to warm up
-        reference = rollout(model)
-        actions = reference[1].reshape(args.steps, args.envs, *envs["dummy"].action_space.shape)
-        times: dict[str, Time] = {}
-        tasks = ["bare", "in one process", "policy", *envs]
-        for task in tasks[number % len(tasks) :] + tasks[: number % len(tasks)]:
-            if task == "bare":
-                times["environments"], in_step = bare.play(seed, actions)
-                times["in step"] = Time(in_step, times["environments"].processor_seconds)
-            elif task == "in one process":
-                times[task], _ = bare_in_one.play(seed, actions)
-            elif task == "policy":
-                times[task] = infer(model, reference[0])
-            else:
-                times[f"collect, {task}"] = collect(model, envs[task], seed, callback)
-                for ours, theirs in zip(rollout(model), reference, strict=True):
-                    np.testing.assert_array_equal(ours, theirs)
-        return dict(sorted(times.items(), key=lambda item: item[0].startswith("collect"))), int(reference[3][1:].sum())
-
     rounds: list[dict[str, Time]] = []
     n_ended = number = 0
     deadline = time.monotonic() + 60 * args.patience
@@ -228,7 +230,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         if others.cores > args.max_others:
             continue
         with others:
-            times, ended = play(number)
+            times, ended = play_round(number, model, envs, bare, bare_in_one, args)
         if others.cores <= args.max_others:
             rounds.append(times)
             n_ended += ended

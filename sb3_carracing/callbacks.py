@@ -1,6 +1,6 @@
 """Callbacks that write what rl-zoo3 does not: progress.csv, the live line, evaluations.csv and the best agent.
 
-Any SB3 model takes them, and a rl-zoo3 YAML by dotted path with keywords. They write to `run_dir`, or where that is
+Any SB3 model but ARS takes them, and a rl-zoo3 YAML by dotted path with keywords. They write to `run_dir`, or where that is
 None, to the logger's folder. A run that goes on (`num_timesteps` above 0 at its start) appends to its files; a run that
 begins anew beside older files renames those.
 """
@@ -82,6 +82,9 @@ class _RunCallback(BaseCallback):
         self._frames = self._frames_before
 
     def _on_step(self) -> bool:
+        if "infos" not in self.locals:
+            callback, algorithm = type(self).__name__, type(self.model).__name__
+            raise ValueError(f"{callback} needs the infos of every step, which {algorithm} does not give to callbacks")
         for env, (info, done) in enumerate(zip(self.locals["infos"], self.locals["dones"], strict=True)):
             before = self._frames_of_episode[env]
             # Monitor below an ActionRepeat counts frames, but tells only at the end.
@@ -286,8 +289,11 @@ class ValidationCallback(_RunCallback):
         spec = self.training_env.get_attr("spec")[0]
         if spec is None:
             raise ValueError("the training environment has no id: pass make_env to ValidationCallback")
+        registered = env_spec(spec.id)
         kwargs = {key: value for key, value in spec.kwargs.items() if key != "render_mode"}
-        added = spec.additional_wrappers[len(env_spec(spec.id).additional_wrappers) :]
+        if spec.max_episode_steps != registered.max_episode_steps:
+            kwargs["max_episode_steps"] = spec.max_episode_steps or -1  # -1: gymnasium's word for no limit
+        added = spec.additional_wrappers[len(registered.additional_wrappers) :]
         wrappers = [WrapperCall(wrapper.entry_point, wrapper.kwargs) for wrapper in added if wrapper.kwargs is not None]
         left_out = [wrapper.name for wrapper in added if wrapper.kwargs is None and wrapper.name != "Monitor"]
         return pipeline_env(Pipeline(spec.id, kwargs, tuple(wrappers)), renderer=self._renderer), left_out

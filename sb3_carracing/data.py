@@ -21,7 +21,6 @@ def data_dir(name: str) -> Path:
     raise FileNotFoundError(f"No folder {name!r} in {' or '.join(str(place.parent) for place in places)}")
 
 
-def hyperparams_file(algo: str) -> Path | None:
-    """Return the packaged YAML file of an algorithm ("beta_ppo"), or None where this package has none."""
-    file = data_dir("hyperparams") / f"{algo}.yml"
-    return file if file.is_file() else None
+def hyperparams_file(algo: str) -> Path:
+    """Return where the packaged YAML file of an algorithm ("beta_ppo") is, if this package has one."""
+    return data_dir("hyperparams") / f"{algo}.yml"

@@ -53,8 +53,8 @@ VALIDATION_SEED = 2_000_000
 RECORDING_SEED = 3_000_000
 N_TEST_TRACKS = 100
 
-TRAINING_ONLY = tuple(field.name for field in fields(TrainingRules))
-"""Keywords of our `CarRacing` that change rewards or ends; no evaluation passes them on."""
+TRAINING_ONLY = (*(field.name for field in fields(TrainingRules)), "max_episode_steps")
+"""Keywords for a CarRacing that change rewards or ends; no evaluation passes them on."""
 
 
 class Model(Protocol):

@@ -5,6 +5,7 @@ logs/<algo>/<env-id>_<N>/            the run
     best_model.zip                   the best one in validation
     best_model_vecnormalize.pkl      its running means, if the run normalised
     rl_model_<steps>_steps.zip       checkpoints
+    rl_model_vecnormalize_<steps>_steps.pkl      their running means
     <env-id>/config.yml, args.yml    hyperparameters and command line
     <env-id>/vecnormalize.pkl        running means, if the run normalised
 """
@@ -111,16 +112,23 @@ class Run:
         return wanted
 
     def pipeline_of(self, file: Path) -> Pipeline:
-        """Return the pipeline of one of the run's agents: the best one may have running means of its own."""
-        statistics = self.folder / BEST_STATISTICS
-        is_best = file.name == BEST_AGENT and self.pipeline.normalize is not None and statistics.is_file()
-        return replace(self.pipeline, normalize=statistics) if is_best else self.pipeline
+        """Return the pipeline of one of the run's agents, which may have running means of its own."""
+        statistics = statistics_of(file) if self.pipeline.normalize is not None else None
+        return replace(self.pipeline, normalize=statistics) if statistics is not None else self.pipeline
 
     def _last_file(self) -> Path:
         saved = self.folder / self.last_agent
         if saved.is_file():
             return saved
         return max(self.folder.glob("rl_model_*_steps.zip"), key=steps_in_name, default=saved)
+
+
+def statistics_of(agent: Path) -> Path | None:
+    """Return the file of running means that was saved with the best agent or a checkpoint, None if there is none."""
+    steps = steps_in_name(agent)
+    name = BEST_STATISTICS if agent.name == BEST_AGENT else f"rl_model_vecnormalize_{steps}_steps.pkl"
+    statistics = agent.with_name(name)
+    return statistics if statistics.is_file() else None
 
 
 def seed_to_go_on(seed: int, steps: int) -> int:

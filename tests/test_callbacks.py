@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from sb3_contrib import ARS
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -318,6 +319,12 @@ def test_elsewhere_the_environment_is_the_training_environments_id(tmp_path: Pat
     env = make_vec_env("SB3CarRacingToy-v0", 2, env_kwargs={"bonus": 2.0})
     PPO("MlpPolicy", env, n_steps=16, batch_size=16, device="cpu").learn(32, callback)
     assert callback._factory().unwrapped.bonus == 2.0
+    limited = make_vec_env("SB3CarRacingToy-v0", env_kwargs={"max_episode_steps": 4})
+    PPO("MlpPolicy", limited, n_steps=16, batch_size=16, device="cpu").learn(16, callback)
+    assert callback._factory().spec.max_episode_steps == 4
+    unlimited = make_vec_env("Pendulum-v1", env_kwargs={"max_episode_steps": -1})
+    callback.init_callback(PPO("MlpPolicy", unlimited, n_steps=16, device="cpu"))
+    assert callback._factory_like_training()[0]().spec.max_episode_steps is None
     unnamed = PPO("MlpPolicy", Toy(), n_steps=16, batch_size=16, device="cpu")
     with pytest.raises(ValueError, match="no id: pass make_env"):
         unnamed.learn(16, in_folder(ValidationCallback(10_000, 1), tmp_path))
@@ -329,7 +336,7 @@ def test_wrappers_of_the_training_are_repeated_without_those_for_rewards_or_ends
     def wrap(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
         return Grayscale(ActionRepeat(env, frame_skip=4))
 
-    rules = {"off_road_frames": 1, "renderer": "stock"}
+    rules = {"off_road_frames": 1, "renderer": "stock", "max_episode_steps": 300}
     env = VecFrameStack(make_vec_env("CarRacingFast-v3", env_kwargs=rules, wrapper_class=wrap), 2)
     model = PPO("MlpPolicy", env, n_steps=2, batch_size=2, policy_kwargs={"net_arch": [2]}, device="cpu")
     callback = in_folder(ValidationCallback(10_000, 1), tmp_path)
@@ -340,6 +347,7 @@ def test_wrappers_of_the_training_are_repeated_without_those_for_rewards_or_ends
     assert validated.observation_space == env.venv.observation_space
     assert (validated.unwrapped.frame_skip, validated.unwrapped.renderer) == (4, "stock")
     assert validated.unwrapped.rules.off_road_frames == 0
+    assert validated.spec.max_episode_steps is None
     blog = PPO("MlpPolicy", "CarRacingBlog-v3", n_steps=2, policy_kwargs={"net_arch": [2]}, device="cpu")
     callback.init_callback(blog)
     assert callback._factory_like_training()[0]().observation_space.shape == (4, 96, 96)
@@ -431,6 +439,11 @@ def test_off_policy_agents_have_them_too(tmp_path: Path) -> None:
     model.learn(120, both)
     assert [int(row["frames"]) for row in rows(tmp_path / "evaluations.csv")] == [50, 100, 120]
     assert rows(tmp_path / "progress.csv")
+
+
+def test_an_algorithm_that_tells_callbacks_nothing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="ProgressCallback needs the infos of every step, which ARS does not give"):
+        ARS("LinearPolicy", "Pendulum-v1", device="cpu").learn(10, in_folder(ProgressCallback(live_line=False), tmp_path))
 
 
 def test_bad_arguments() -> None:

@@ -1,10 +1,13 @@
 """The real commands in a subprocess, as a user types them."""
 
 import os
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,6 +65,27 @@ def test_train_then_resume_goes_on_where_it_was(tmp_path: Path) -> None:
     assert finished.returncode == 2
     assert "already played 320 steps" in finished.stderr
     assert "Traceback" not in finished.stderr
+
+
+@pytest.mark.slow
+def test_a_resume_goes_on_with_the_running_means_of_its_agent(tmp_path: Path) -> None:
+    """rl-zoo3 keeps those of the end only, and reads them for every agent of the folder."""
+    normalized = ["-params", "n_steps:32", "n_envs:2", "batch_size:32", "normalize:True"]
+    train = ["train", "--env", "Pendulum-v1", "--eval-freq", "-1", "--save-freq", "64"]
+    run_command(*train, "-n", "192", *normalized, cwd=tmp_path)
+    run = tmp_path / "logs/beta_ppo/Pendulum-v1_1"
+    shutil.copy(run / "rl_model_128_steps.zip", run / "best_model.zip")
+    shutil.copy(run / "rl_model_vecnormalize_128_steps.pkl", run / "best_model_vecnormalize.pkl")
+
+    def seen(file: Path) -> Any:
+        """Return how many observations the running means are of: the steps, and those of resets."""
+        return pytest.approx(pickle.loads(file.read_bytes()).obs_rms.count, abs=6)
+
+    assert seen(run / "rl_model_vecnormalize_64_steps.pkl") == 64
+    assert seen(run / "Pendulum-v1/vecnormalize.pkl") == 192
+    for number, agent in ((2, "rl_model_64_steps.zip"), (3, "best_model.zip")):
+        run_command(*train, "-n", "256", "-i", str(run / agent), *normalized, cwd=tmp_path)
+        assert seen(run.with_name(f"Pendulum-v1_{number}") / "Pendulum-v1/vecnormalize.pkl") == 256
 
 
 def test_the_best_agent_is_the_validations(tmp_path: Path) -> None:
@@ -180,7 +204,7 @@ def test_wheel_brings_its_data(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", site, wheel], check=True)
     code = (
         "import sb3_carracing.data as d; f = d.hyperparams_file('beta_ppo'); "
-        "assert f and f.is_relative_to(d._PACKAGE), f; print(f)"
+        "assert f.is_file() and f.is_relative_to(d._PACKAGE), f; print(f)"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(site)}, capture_output=True, text=True

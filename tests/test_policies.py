@@ -132,6 +132,11 @@ class TestAlgorithms:
         with pytest.raises(ValueError, match=r"dimension 0 .*low=-inf"):
             MlpPolicy(VECTOR, space, schedule)
 
+    def test_whole_numbered_actions_are_refused(self) -> None:
+        """SB3's buffer would store 2 where 2.88 was played."""
+        with pytest.raises(ValueError, match=r"floating-point actions, got .*int64"):
+            BetaPPO("MlpPolicy", AnySpaces(VECTOR, spaces.Box(0, 4, (1,), np.int64)), device="cpu")
+
     def test_stock_policies_run_in_beta_ppo(self) -> None:
         model = learns(BetaPPO, ActorCriticPolicy, AnySpaces(VECTOR, spaces.Box(-1.0, 1.0, (2,))))
         assert isinstance(model.policy.action_dist, DiagGaussianDistribution)
@@ -216,6 +221,24 @@ class TestNetworks:
         expected = as_bytes.predict(obs, deterministic=True)[0]
         got = policy.predict(obs.astype(np.float32) / 255.0, deterministic=True)[0]
         np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+    def test_an_extractor_as_sb3_documents_it_may_be_ours(self) -> None:
+        """SB3 hands over normalized_image only where images are not scaled."""
+
+        class Own(BlogCNN):
+            def __init__(self, observation_space: spaces.Space[Any], features_dim: int):
+                super().__init__(observation_space)
+                self.linear = nn.Linear(self.features_dim, features_dim)
+                self._features_dim = features_dim
+
+            def forward(self, observations: th.Tensor) -> th.Tensor:
+                return self.linear(super().forward(observations))
+
+        policy = CnnPolicy(
+            IMAGE, MATRIX_ACTION, schedule, features_extractor_class=Own, features_extractor_kwargs={"features_dim": 7}
+        )
+        assert policy.features_dim == 7
+        assert policy.predict(IMAGE.sample())[0].shape == MATRIX_ACTION.shape
 
     def test_bfloat16_autocast(self) -> None:
         policy = policy_of(activation_fn=nn.ReLU)

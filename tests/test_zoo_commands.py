@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,6 +24,7 @@ CAR = "CarRacingFast-v3"
 WRAPPERS = "sb3_carracing.envs.wrappers"
 ENVIRONMENT = {**os.environ, "SDL_VIDEODRIVER": "dummy", "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}
 VALIDATION = "callback:[{'sb3_carracing.callbacks.ValidationCallback':{'every_frames':256,'n_episodes':2}}]"
+gym.register("SB3CarRacingGame-v0", "games:AtariEnv")  # by its name rl-zoo3 takes it for an Atari game
 SMALL = ["n_envs:2", "n_steps:32", "batch_size:32", "n_epochs:1"]
 
 
@@ -280,6 +282,7 @@ def test_an_unreachable_hub_is_told_in_a_sentence(tmp_path: Path) -> None:
         (["train", "--env", "Pendulum-v1", "-conf", "empty.yml"], "empty.yml has to map environment ids"),
         (["train", "--env", "Pendulum-v1", "-conf", "policy.yml"], "policy.yml lack n_timesteps"),
         (["train", "--env", "Pendulum-v1", "-conf", "empty"], "'empty' is neither a file *.yml, *.yaml or *.py nor"),
+        (["train", "--env", "SB3CarRacingGame-v0"], "beta_ppo.yml has no entry 'atari' for SB3CarRacingGame-v0"),
         (["train", "--env", "Pendulum-v1", "-conf", "none.yml"], "No such file or directory: 'none.yml'"),
         (["train", "--env", "Pendulum-v1", "-f", "bad.yml"], "Not a directory: 'bad.yml/beta_ppo"),
         (["train", "--env", "Pendulum-v1", "-params", "policy_kwargs:'dict(net'"], "cannot be set up: "),

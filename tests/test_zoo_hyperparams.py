@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -15,6 +16,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_carracing.ppo.policies import GaussianCnnPolicy
+from sb3_carracing.zoo.experiment import _default_config
 from sb3_carracing.zoo.recurrent_policy import RecurrentGaussianCnnPolicy
 
 REPOSITORY = Path(__file__).parent.parent
@@ -54,6 +56,28 @@ def test_every_file_has_every_entry() -> None:
     assert set(entries("beta_ppo")) == set(entries("ppo")) == set(entries("ppo_lstm"))
 
 
+class AtariEnv:
+    """What rl-zoo3 knows an Atari game by."""
+
+
+def test_without_a_file_the_tuned_values_are_read() -> None:
+    """The packaged files must not hide what rl-zoo3 has tuned on other tasks."""
+    import rl_zoo3
+
+    gym.register("SB3CarRacingAtari-v0", f"{__name__}:{AtariEnv.__name__}")
+    gym.register("SB3CarRacingUnknown-v0", f"{__name__}:Unknown")
+    ours, zoos = REPOSITORY / "hyperparams", Path(rl_zoo3.__file__).parent / "hyperparams"
+    for algo, env_id, folder in (
+        ("ppo", "CarRacing-v3", ours),  # in both
+        ("ppo", "CartPole-v1", zoos),
+        ("ppo", "SB3CarRacingAtari-v0", zoos),
+        ("ppo", "SB3CarRacingUnknown-v0", ours),  # by its default
+        ("beta_ppo", "CartPole-v1", ours),
+        ("a2c", "CartPole-v1", zoos),
+    ):
+        assert _default_config(algo, env_id) == folder / f"{algo}.yml", (algo, env_id)
+
+
 def test_baselines_start_at_the_initial_mean(tmp_path: Path) -> None:
     env = make_vec_env("CarRacingBlog-v3", n_envs=1, seed=0)
     for algorithm, policy in ((PPO, GaussianCnnPolicy), (RecurrentPPO, RecurrentGaussianCnnPolicy)):
@@ -65,6 +89,9 @@ def test_baselines_start_at_the_initial_mean(tmp_path: Path) -> None:
         loaded = algorithm.load(tmp_path / "agent.zip")
         trained, stored = (m.policy.state_dict() for m in (model, loaded))
         assert all(th.equal(trained[key], stored[key]) for key in trained)
+        model.policy.save(tmp_path / "policy.pt")
+        alone = policy.load(tmp_path / "policy.pt")
+        assert all(th.equal(trained[key], value) for key, value in alone.state_dict().items())
 
 
 @pytest.mark.parametrize("mean", [[0.0, 0.4], [0.0, 0.4, 1.5], -0.5])

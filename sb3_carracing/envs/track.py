@@ -85,7 +85,7 @@ def walk(points: Sequence[tuple[float, float, float]]) -> list[Place]:
 
 
 def last_lap(places: Sequence[Place]) -> tuple[int, int] | None:
-    """Return where the last two passes of the start are, or None if there are fewer or the lap's ends do not meet."""
+    """Return where the last two passes of the start are, or None if there are fewer."""
     passes: list[int] = []
     for i in range(len(places) - 1, 0, -1):
         if places[i - 1][0] <= START_ALPHA < places[i][0]:

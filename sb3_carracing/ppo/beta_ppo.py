@@ -48,7 +48,8 @@ class NonFiniteLossError(ValueError):
 class BetaPPO(OnPolicyAlgorithm):
     """PPO, clip version (Schulman et al. 2017), with a Beta policy (Chou et al. 2017) on bounded continuous actions.
 
-    A drop-in for `stable_baselines3.PPO`: same arguments, defaults, log keys, warnings and errors. On Discrete,
+    A drop-in for `stable_baselines3.PPO`: same arguments, defaults, log keys, warnings and errors, but for what a Beta
+    cannot have and a loss that is no finite number, which ends the training at once (`NonFiniteLossError`). On Discrete,
     MultiDiscrete and MultiBinary actions it is PPO with SB3's own distributions.
 
     Logged under `train/` besides PPO's keys: `grad_norm` (mean before clipping), and on Box actions
@@ -89,7 +90,7 @@ class BetaPPO(OnPolicyAlgorithm):
     :param autocast: "bfloat16" extracts features in it, which is faster on CPUs and GPUs that have it; weights, heads,
         distribution and losses stay as they are. None: everything in float32. It is the algorithm's: a policy that is
         saved and loaded by itself computes in float32
-    :raises ValueError: for a Box without finite bounds, options of a Gaussian, or unknown names
+    :raises ValueError: for a Box without finite bounds or of whole numbers, options of a Gaussian, or unknown names
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {

@@ -237,6 +237,11 @@ def _checked_bounds(action_space: spaces.Box) -> tuple[np.ndarray, np.ndarray]:
     """Return the flattened bounds in float64, `(n_actions,)` each, or say which dimension has no Beta."""
     if not isinstance(action_space, spaces.Box):
         raise ValueError(f"A Beta distribution needs a Box action space, got {action_space}")
+    if not np.issubdtype(action_space.dtype, np.floating):
+        raise ValueError(
+            f"A Beta distribution needs a Box of floating-point actions, got {action_space}: SB3 would store whole numbers in "
+            "place of those that were played. Use float32, or MultiDiscrete."
+        )
     low = action_space.low.astype(np.float64).flatten()
     high = action_space.high.astype(np.float64).flatten()
     # Actions are float32. `~(<=)` also catches NaN.

@@ -4,14 +4,13 @@ They differ from SB3's only in what is listed in `NamedPartsPolicy` and `BetaAct
 stock `PPO` and `A2C` and in sb3-contrib's `TRPO`.
 """
 
-import warnings
 from typing import Any, ClassVar, get_args
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
@@ -22,7 +21,30 @@ from sb3_carracing.ppo.options import Autocast, DeterministicAction, Parameteriz
 from sb3_carracing.ppo.torch_layers import ImageExtractor, NamedCombinedExtractor, resolve_extractor
 
 
-class NamedPartsPolicy(ActorCriticPolicy):
+class _Extraction(BasePolicy):
+    """How observations become features: what `super().extract_features` in SB3's `ActorCriticPolicy` and sb3-contrib's finds.
+
+    Hence it stands after `ActorCriticPolicy` among the bases.
+    """
+
+    # The type in which features are extracted, "bfloat16", or None: that of the weights. Heads, distribution and losses
+    # are not concerned.
+    autocast: Autocast | None = None
+
+    def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> th.Tensor:
+        """Return one extractor's features, `(n_batch, features_dim)`; SB3's scaling is skipped where it can be."""
+        takes_bytes = self.normalize_images and _takes_bytes(features_extractor)
+        if not (takes_bytes and isinstance(obs, th.Tensor) and obs.dtype == th.uint8):
+            obs = preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
+        if self.autocast is None:
+            features: th.Tensor = features_extractor(obs)
+            return features
+        with th.autocast(self.device.type, getattr(th, self.autocast)):
+            features = features_extractor(obs)
+        return features.float()
+
+
+class NamedPartsPolicy(ActorCriticPolicy, _Extraction):  # type: ignore[misc]  # SB3 too gives it another argument
     """SB3's actor-critic policy whose parts may be given by name, as a YAML file must.
 
     Beyond SB3's: `features_extractor_class` and `activation_fn` take names ("blog", "relu"); an image extractor of this
@@ -39,9 +61,6 @@ class NamedPartsPolicy(ActorCriticPolicy):
     """
 
     default_extractor: ClassVar[str] = "flatten"
-    # The type in which features are extracted, "bfloat16", or None: that of the weights. Heads, distribution and losses
-    # are not concerned.
-    autocast: Autocast | None = None
 
     def __init__(
         self,
@@ -66,9 +85,9 @@ class NamedPartsPolicy(ActorCriticPolicy):
     ):
         extractor = resolve_extractor(features_extractor_class or self.default_extractor)
         extractor_kwargs = dict(features_extractor_kwargs or {})
-        if issubclass(extractor, ImageExtractor | NamedCombinedExtractor):
+        if issubclass(extractor, ImageExtractor | NamedCombinedExtractor) and not normalize_images:
             # SB3 tells its own extractors the same thing.
-            extractor_kwargs.setdefault("normalized_image", not normalize_images)
+            extractor_kwargs.setdefault("normalized_image", True)
         if net_arch is None and issubclass(extractor, ImageExtractor):
             net_arch = extractor.default_net_arch
         super().__init__(
@@ -98,42 +117,6 @@ class NamedPartsPolicy(ActorCriticPolicy):
         self._initial_mean = initial_mean
         if initial_mean is not None:
             start_at_mean(self, initial_mean)
-
-    def extract_features(  # type: ignore[override]
-        self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor | None = None
-    ) -> th.Tensor | tuple[th.Tensor, th.Tensor]:
-        """Return what the extractor makes of the observations; one tensor each for actor and critic if they share none."""
-        if self.share_features_extractor:
-            return self._extract(obs, features_extractor or self.features_extractor)
-        if features_extractor is not None:
-            warnings.warn(
-                "Provided features_extractor will be ignored because the features extractor is not shared.",
-                UserWarning,
-                stacklevel=2,
-            )
-        return self._extract(obs, self.pi_features_extractor), self._extract(obs, self.vf_features_extractor)
-
-    def get_distribution(self, obs: PyTorchObs) -> Distribution:
-        """Return the distribution of actions for observations."""
-        features = self._extract(obs, self.pi_features_extractor)
-        return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(features))
-
-    def predict_values(self, obs: PyTorchObs) -> th.Tensor:
-        """Return the values of observations, `(n_batch, 1)`."""
-        features = self._extract(obs, self.vf_features_extractor)
-        values: th.Tensor = self.value_net(self.mlp_extractor.forward_critic(features))
-        return values
-
-    def _extract(self, obs: PyTorchObs, extractor: BaseFeaturesExtractor) -> th.Tensor:
-        """Return one extractor's features, `(n_batch, features_dim)`; SB3's scaling is skipped where it can be."""
-        if not (self.normalize_images and _takes_bytes(extractor) and isinstance(obs, th.Tensor) and obs.dtype == th.uint8):
-            obs = preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
-        if self.autocast is None:
-            features: th.Tensor = extractor(obs)
-            return features
-        with th.autocast(self.device.type, getattr(th, self.autocast)):
-            features = extractor(obs)
-        return features.float()
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
         """Create a features extractor; where SB3's NatureCNN fails on a small image, say what it needs."""
@@ -170,10 +153,10 @@ class BetaActorCriticPolicy(NamedPartsPolicy):
     :param deterministic_action: what `predict(deterministic=True)` plays, "mean" or "mode"; may be changed later
     :param max_concentration: upper bound of alpha + beta
 
-    All other parameters are `NamedPartsPolicy`'s. Those that shape a Gaussian (`use_sde`, `log_std_init`, `full_std`,
-    `use_expln`, `squash_output`) are refused on a Box.
+    These four have no effect on other action spaces. All other parameters are `NamedPartsPolicy`'s. Those that shape a
+    Gaussian (`use_sde`, `log_std_init`, `full_std`, `use_expln`, `squash_output`) are refused on a Box.
 
-    :raises ValueError: for options of a Gaussian, an action space without bounds, or an unknown name
+    :raises ValueError: for options of a Gaussian, a Box without finite bounds or of whole numbers, or an unknown name
     """
 
     def __init__(

@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import rl_zoo3
 import yaml
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_carracing.callbacks import ValidationCallback
 from sb3_carracing.data import hyperparams_file
 from sb3_carracing.envs.registration import CAR_RACING
 from sb3_carracing.envs.vec_env import SharedMemoryVecEnv
-from sb3_carracing.runs import seed_to_go_on
+from sb3_carracing.runs import seed_to_go_on, statistics_of
 from sb3_carracing.zoo.best import as_yaml, trial_entry
 from sb3_carracing.zoo.study import find_trial, load_study
 
@@ -27,21 +28,22 @@ from sb3_carracing.zoo.study import find_trial, load_study
 class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
     """What `python -m sb3_carracing train` uses in rl-zoo3's place; arguments are rl-zoo3's.
 
-    It differs in some points: without `-conf` the packaged hyperparameters are read; `--trial-id` may be 0 and trains what
-    the trial did, whatever it sampled or not; `-i` goes on where the agent was (steps and schedules, where rl-zoo3 starts
-    both anew); a run that fails before its first step leaves no folder; callbacks that have a `run_dir` learn the
-    run's folder; best_model.zip and evaluations.npz are `ValidationCallback`'s where there is one; monitor.csv also holds
-    the raw score of this package's CarRacing, since its rewards are shaped by `env_kwargs`; `--vec-env subproc` means
-    several environments a worker process instead of one; and a name or keyword that does not fit is a ValueError,
-    whichever class found it.
+    It differs in some points: without `-conf` the packaged hyperparameters are read where rl-zoo3 has none tuned;
+    `--trial-id` may be 0 and trains what the trial did, whatever it sampled or not; `-i` goes on where the agent was
+    (steps and schedules, where rl-zoo3 starts both anew, and the running means of that agent, not the last one's); a run
+    that fails before its first step leaves no folder; callbacks that have a `run_dir` learn the run's folder;
+    best_model.zip and evaluations.npz are `ValidationCallback`'s where there is one; monitor.csv also holds the raw score
+    of this package's CarRacing, since its rewards are shaped by `env_kwargs`; `--vec-env subproc` means several
+    environments a worker process instead of one; and a name or keyword that does not fit is a ValueError, whichever class
+    found it.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # Positional as in rl-zoo3's own call, whose signature may grow; bound by name to change one of them.
         bound = inspect.signature(ExperimentManager.__init__).bind(self, *args, **kwargs).arguments
         bound.pop("self")
-        if bound.get("config") is None and (packaged := hyperparams_file(bound["algo"])) is not None:
-            bound["config"] = str(packaged)
+        if bound.get("config") is None:
+            bound["config"] = str(_default_config(bound["algo"], bound["env_id"]))
         self._trial_entry: dict[str, Any] | None = None
         if bound.get("trial_id") is not None:
             # rl-zoo3 passes over trial 0, and over a study that is not named.
@@ -103,6 +105,8 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
             raise ValueError(
                 f"{self.config!r} is neither a file *.yml, *.yaml or *.py nor a module of hyperparameters: {error}"
             ) from error
+        except KeyError as error:  # of an Atari game
+            raise ValueError(f"{self.config} has no entry {error} for {self.env_name.gym_id}") from error
         except (AttributeError, TypeError) as error:
             raise ValueError(
                 f"{self.config} has to map environment ids, or 'default', to mappings of hyperparameters: {error}"
@@ -121,6 +125,17 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         if self._made_folder and not list(Path(self.save_path).rglob("*.zip")):
             shutil.rmtree(self.save_path, ignore_errors=True)
 
+    def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
+        statistics = statistics_of(Path(self.trained_agent)) if self.trained_agent else None
+        if statistics is None:
+            normalized: VecEnv = super()._maybe_normalize(env, eval_env)
+            return normalized
+        # rl-zoo3 reads the last agent's, whichever goes on.
+        env = VecNormalize.load(str(statistics), env)
+        env.training = not eval_env
+        env.norm_reward = env.norm_reward and not eval_env
+        return env
+
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
         model: BaseAlgorithm = super()._load_pretrained_agent(hyperparams, env)
         if model.num_timesteps >= self.n_timesteps:
@@ -138,6 +153,8 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         for callback in self.callbacks:
             if hasattr(callback, "run_dir"):
                 callback.run_dir = Path(self.save_path)
+            if isinstance(callback, CheckpointCallback):
+                callback.save_vecnormalize = True
             if validates and isinstance(callback, EvalCallback):
                 # Two measures would write one best_model.zip and one evaluations.npz; this one's reward is shaped.
                 callback.best_model_save_path = None
@@ -154,6 +171,19 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
                 self._remove_folder_without_agent()
             raise
         self.interrupted = learner.interrupted
+
+
+def _default_config(algo: str, env_id: str) -> Path:
+    """Return the packaged YAML, but rl-zoo3's where only that one has an entry of the environment."""
+    packaged, zoos = hyperparams_file(algo), Path(rl_zoo3.__file__).with_name("hyperparams") / f"{algo}.yml"
+    entry = "atari" if ExperimentManager.is_atari(env_id) else env_id
+    if not packaged.is_file() or (zoos.is_file() and entry in _entries(zoos) - _entries(packaged)):
+        return zoos
+    return packaged
+
+
+def _entries(file: Path) -> set[str]:
+    return set(yaml.safe_load(file.read_text()))
 
 
 def _hyperparams_of_trial(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:

@@ -1,5 +1,6 @@
 """The recurrent stock baseline's policy: sb3-contrib's, with parts given by name."""
 
+import inspect
 from typing import Any
 
 from gymnasium import spaces
@@ -53,5 +54,12 @@ class RecurrentGaussianCnnPolicy(RecurrentActorCriticPolicy, NamedPartsPolicy): 
             lstm_hidden_size=lstm_hidden_size,
             enable_critic_lstm=enable_critic_lstm,
         )
+        self._initial_mean = initial_mean
         if initial_mean is not None:
             start_at_mean(self, initial_mean)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(lstm_hidden_size=self.lstm_output_dim, enable_critic_lstm=self.enable_critic_lstm)
+        # SB3's list holds arguments that sb3-contrib's recurrent policy and hence this one lack.
+        return {name: data[name] for name in inspect.signature(type(self)).parameters if name in data}

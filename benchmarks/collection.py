@@ -23,10 +23,8 @@ With more than one of torch's threads, set OMP_WAIT_POLICY=PASSIVE: otherwise th
 """
 
 import argparse
-import json
 import multiprocessing as mp
 import os
-import platform
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
@@ -37,6 +35,7 @@ from typing import Any, NamedTuple
 import cv2
 import gymnasium as gym
 import numpy as np
+import record
 import torch as th
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.utils import obs_as_tensor
@@ -292,9 +291,7 @@ def main() -> None:
     result = measure(args)
     report(result, args)
     if args.json is not None:
-        versions = {"python": platform.python_version(), "torch": th.__version__, "gymnasium": gym.__version__}
-        arguments = {name: value for name, value in vars(args).items() if name != "json"}
-        args.json.write_text(json.dumps({"arguments": arguments, "versions": versions, **result}, indent=1) + "\n")
+        record.write(args.json, args, result)
 
 
 if __name__ == "__main__":

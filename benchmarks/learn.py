@@ -14,10 +14,8 @@ Frames/s count physics frames, resets included. The table splits a round's time 
 """
 
 import argparse
-import json
 import multiprocessing as mp
 import os
-import platform
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -26,7 +24,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import stable_baselines3
+import record
 import torch as th
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
@@ -174,19 +172,7 @@ def main() -> None:
     args = parser.parse_args()
     result = report(measure(args), args)
     if args.json is not None:
-        cpu = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
-        record = {
-            "arguments": {name: value for name, value in vars(args).items() if name != "json"},
-            "machine": f"{cpu.split(':')[1].strip()}, {len(os.sched_getaffinity(0))} cores",
-            "versions": {
-                "python": platform.python_version(),
-                "torch": th.__version__,
-                "stable_baselines3": stable_baselines3.__version__,
-                "gymnasium": gym.__version__,
-            },
-            **result,
-        }
-        args.json.write_text(json.dumps(record, indent=1) + "\n")
+        record.write(args.json, args, result)
 
 
 if __name__ == "__main__":

@@ -11,17 +11,14 @@ outside) rises above what it held before the storage was made:
 """
 
 import argparse
-import json
 import multiprocessing as mp
-import os
-import platform
 import re
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
-import stable_baselines3
+import record
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import PPO
@@ -122,21 +119,8 @@ def main() -> None:
         peaks[case] = peak(case, args)
         print(f"  {case:20}{peaks[case] / 1e6:8.0f} MB   {peaks[case] / own_size:.2f} times the rollout")
     if args.json is not None:
-        cpu = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
-        record = {
-            "arguments": {"envs": args.envs, "steps": args.steps, "batch_size": args.batch_size},
-            "machine": f"{cpu.split(':')[1].strip()}, {len(os.sched_getaffinity(0))} cores",
-            "versions": {
-                "python": platform.python_version(),
-                "torch": th.__version__,
-                "numpy": np.__version__,
-                "stable_baselines3": stable_baselines3.__version__,
-            },
-            "rollout_bytes": own_size,
-            "peak_bytes": peaks,
-            "peak_times_rollout": {case: round(value / own_size, 3) for case, value in peaks.items()},
-        }
-        args.json.write_text(json.dumps(record, indent=1) + "\n")
+        shares = {case: round(value / own_size, 3) for case, value in peaks.items()}
+        record.write(args.json, args, {"rollout_bytes": own_size, "peak_bytes": peaks, "peak_times_rollout": shares})
 
 
 if __name__ == "__main__":

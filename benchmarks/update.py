@@ -15,10 +15,8 @@ Ratios are formed by round; medians and quartiles are printed.
 """
 
 import argparse
-import json
 import multiprocessing as mp
 import os
-import platform
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -27,7 +25,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import stable_baselines3
+import record
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import PPO
@@ -190,19 +188,8 @@ def main() -> None:
     for name, (low, middle, high) in ratios.items():
         print(f"  {name:36}{middle:6.2f}   ({low:.2f} to {high:.2f})")
     if args.json is not None:
-        cpu = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
-        record = {
-            "arguments": {name: value for name, value in vars(args).items() if name != "json"},
-            "machine": f"{cpu.split(':')[1].strip()}, {len(os.sched_getaffinity(0))} cores",
-            "versions": {
-                "python": platform.python_version(),
-                "torch": th.__version__,
-                "stable_baselines3": stable_baselines3.__version__,
-            },
-            "samples_per_second": {name: values.round(1).tolist() for name, values in speeds.items()},
-            "ratios_quartiles": ratios,
-        }
-        args.json.write_text(json.dumps(record, indent=1) + "\n")
+        samples = {name: values.round(1).tolist() for name, values in speeds.items()}
+        record.write(args.json, args, {"samples_per_second": samples, "ratios_quartiles": ratios})
 
 
 if __name__ == "__main__":

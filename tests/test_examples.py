@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from sb3_carracing import BetaPPO
+from sb3_carracing.envs.wrappers import ScaleReward
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 BUDGETS: dict[str, dict[str, Any]] = {
@@ -58,7 +59,7 @@ def test_a_seeds_example_has_its_presets_settings(name: str, env_id: str, monkey
 
     class Recorded:
         def __init__(self, policy: str, env: Any, **arguments: Any) -> None:
-            made.update(arguments, policy=policy)
+            made.update(arguments, policy=policy, env=env)
 
         def learn(self, *args: Any, **kwargs: Any) -> None:
             pass
@@ -67,6 +68,9 @@ def test_a_seeds_example_has_its_presets_settings(name: str, env_id: str, monkey
     main = load(name)
     main()
     assert main.__globals__["ENV_KWARGS"] == preset["env_kwargs"]
+    wrapper = made.pop("env").envs[0]
+    if isinstance(wrapper, ScaleReward):
+        assert preset.pop("env_wrapper") == [{"sb3_carracing.envs.wrappers.ScaleReward": {"scale": wrapper.scale}}]
     for key in {*preset} - {"env_kwargs", "callback", "n_timesteps", "n_envs"}:
         given = made[key] if key in made else defaults[key].default
         expected = preset[key]

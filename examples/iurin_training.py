@@ -31,7 +31,7 @@ def main(timesteps: int = 1_000_000, n_steps: int = 1024, seed: int = 0) -> None
         ent_coef=0.01,
         vf_coef=1.0,
         max_grad_norm=0.5,
-        policy_kwargs={"features_extractor_class": "iurin", "activation_fn": "relu"},
+        policy_kwargs={"features_extractor_class": "iurin", "activation_fn": "relu", "ortho_init": False},
         seed=seed,
         verbose=1,
     )

@@ -132,8 +132,8 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
             return normalized
         # rl-zoo3 reads the last agent's, whichever goes on.
         env = VecNormalize.load(str(statistics), env)
-        env.training = not eval_env
-        env.norm_reward = env.norm_reward and not eval_env
+        if eval_env:
+            env.training = env.norm_reward = False
         return env
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:

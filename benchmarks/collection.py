@@ -180,11 +180,16 @@ def rollout(model: BetaPPO) -> tuple[np.ndarray, ...]:
 
 
 def play_round(
-    number: int, model: BetaPPO, envs: dict[str, VecEnv], bare: Bare, bare_in_one: Bare, args: argparse.Namespace
+    number: int,
+    model: BetaPPO,
+    callback: Any,
+    envs: dict[str, VecEnv],
+    bare: Bare,
+    bare_in_one: Bare,
+    args: argparse.Namespace,
 ) -> tuple[dict[str, Time], int]:
     """Play one round with everything, each first in turn; return the times by name and how many episodes ended."""
     seed = 1000 * number
-    _, callback = model._setup_learn(1)
     collect(model, envs["dummy"], seed, callback)  # for the actions, and to warm up
     reference = rollout(model)
     actions = reference[1].reshape(args.steps, args.envs, *envs["dummy"].action_space.shape)
@@ -220,6 +225,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     policy_kwargs = {"features_extractor_class": "blog", "initial_mean": [0.0, 0.4, 0.05]}
     model = BetaPPO("CnnPolicy", envs["dummy"], n_steps=args.steps, policy_kwargs=policy_kwargs, device="cpu", seed=0)
     keep_freed_memory()  # as learn() does
+    _, callback = model._setup_learn(1)
     rounds: list[dict[str, Time]] = []
     n_ended = number = 0
     deadline = time.monotonic() + 60 * args.patience
@@ -229,7 +235,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         if others.cores > args.max_others:
             continue
         with others:
-            times, ended = play_round(number, model, envs, bare, bare_in_one, args)
+            times, ended = play_round(number, model, callback, envs, bare, bare_in_one, args)
         if others.cores <= args.max_others:
             rounds.append(times)
             n_ended += ended

@@ -14,7 +14,6 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-import yaml
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.env_util import make_vec_env
@@ -249,9 +248,7 @@ def test_what_is_stored_was_played_with_the_values_of_the_plan() -> None:
     plan = read_plan()
     for file in run.RESULTS.glob("*/seed_*/config.yml"):
         name, seed = file.parent.parent.name, int(file.parent.name.removeprefix("seed_"))
-        stored, planned = (yaml.safe_load(text) for text in (file.read_text(), run.config(plan[name], seed)))
-        assert stored == planned, file
-        assert list(stored["wrappers"]) == list(planned["wrappers"]), file
+        assert file.read_text() == run.config(plan[name], seed), file
 
 
 def test_a_checkpoint_of_other_values_is_not_gone_on_from(tmp_path: Path) -> None:

@@ -56,16 +56,12 @@ def test_every_file_has_every_entry() -> None:
     assert set(entries("beta_ppo")) == set(entries("ppo")) == set(entries("ppo_lstm"))
 
 
-class AtariEnv:
-    """What rl-zoo3 knows an Atari game by."""
-
-
 def test_without_a_file_the_tuned_values_are_read() -> None:
     """The packaged files must not hide what rl-zoo3 has tuned on other tasks."""
     import rl_zoo3
 
-    gym.register("SB3CarRacingAtari-v0", f"{__name__}:{AtariEnv.__name__}")
-    gym.register("SB3CarRacingUnknown-v0", f"{__name__}:Unknown")
+    gym.register("SB3CarRacingAtari-v0", "games:AtariEnv")  # by its name rl-zoo3 takes it for an Atari game
+    gym.register("SB3CarRacingUnknown-v0", "games:Unknown")
     ours, zoos = REPOSITORY / "hyperparams", Path(rl_zoo3.__file__).parent / "hyperparams"
     for algo, env_id, folder in (
         ("ppo", "CarRacing-v3", ours),  # in both

@@ -28,7 +28,7 @@ from sb3_carracing.zoo.study import find_trial, load_study
 class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
     """What `python -m sb3_carracing train` uses in rl-zoo3's place; arguments are rl-zoo3's.
 
-    It differs in some points: without `-conf` the packaged hyperparameters are read where rl-zoo3 has none tuned;
+    It differs in some points: without `-conf` the packaged hyperparameters are read, but where rl-zoo3 alone has an entry;
     `--trial-id` may be 0 and trains what the trial did, whatever it sampled or not; `-i` goes on where the agent was
     (steps and schedules, where rl-zoo3 starts both anew, and the running means of that agent, not the last one's); a run
     that fails before its first step leaves no folder; callbacks that have a `run_dir` learn the run's folder;
@@ -174,7 +174,7 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
 
 
 def _default_config(algo: str, env_id: str) -> Path:
-    """Return the packaged YAML, but rl-zoo3's where only that one has an entry of the environment."""
+    """Return the packaged YAML, but rl-zoo3's where only that one has an entry of the environment, or none is packaged."""
     packaged, zoos = hyperparams_file(algo), Path(rl_zoo3.__file__).with_name("hyperparams") / f"{algo}.yml"
     entry = "atari" if ExperimentManager.is_atari(env_id) else env_id
     if not packaged.is_file() or (zoos.is_file() and entry in _entries(zoos) - _entries(packaged)):

@@ -13,7 +13,7 @@ TRACKS ?= 10
 .PHONY: help setup train test test-slow lint clean
 
 help:
-	@echo "make train       train on CarRacing (a million frames, 23 to 33 minutes on one core), evaluate, plot, film; ARGS=... for more"
+	@echo "make train       train on CarRacing (a million frames, 14 to 33 minutes on one core), evaluate, plot, film; ARGS=... for more"
 	@echo "make test        the test suite (about 6 minutes on two fast free cores); make test-slow: the long tests"
 	@echo "make lint        ruff and mypy"
 

@@ -195,9 +195,9 @@ def test_each_run_of_the_study_switches_one_thing() -> None:
     plan = read_plan()
     runs = [run for run in plan.values() if run.group == "matters"]
     switched = {run.name: differing(plan["matters_base"].settings, run.settings) for run in runs}
-    # Repeat keeps the frames; free roads lose cost and end; NatureCNN brings its own last layer.
+    # Repeat keeps the frames; free roads lose cost and end; NatureCNN brings its own last layer; one pedal starts elsewhere.
     two = {name for name, keys in switched.items() if len(keys) > 1}
-    assert two <= {"repeat_2", "repeat_8", "off_road_free", "off_road_dear", "extractor_nature"}
+    assert two <= {"repeat_2", "repeat_8", "off_road_free", "off_road_dear", "extractor_nature", "signed_pedals"}
     assert [name for name, keys in switched.items() if not keys] == ["matters_base"]
     frames = {run.settings["n_timesteps"] * _repeat(run.settings) for run in runs}
     assert frames == {500_000}

@@ -50,6 +50,19 @@ def test_the_zoos_values_are_the_zoos() -> None:
     assert ours == theirs
 
 
+@pytest.mark.parametrize("name", list(run.PEERS))
+def test_the_stored_runs_had_these_values(name: str) -> None:
+    arguments = run.PEERS[name].arguments
+    values = yaml.safe_load((ROOT / arguments[arguments.index("-conf") + 1]).read_text())[run.ENV_ID]
+    if "-params" in arguments:
+        values["policy"] = arguments[arguments.index("-params") + 1].removeprefix("policy:").strip("'")
+    stored = sorted((run.RESULTS / name).glob("seed_*/config.yml"))
+    assert stored
+    for file in stored:
+        theirs = dict(yaml.unsafe_load(file.read_text()))  # rl-zoo3 writes an OrderedDict
+        assert theirs | {"n_timesteps": None} == values | {"n_timesteps": None}, file  # -n has the last word
+
+
 def write_curve(file: Path, rows: list[tuple[int, float]]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w", newline="") as stream:

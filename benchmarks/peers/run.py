@@ -40,21 +40,14 @@ class Peer:
     arguments: tuple[str, ...]
 
 
-# Two million frames at four frames a decision, and the rules that all the stored runs have: the preset's off-road rule is
-# a milder one since.
-_OURS = (
-    *("-n", "500000", "--env-kwargs"),
-    "grass_penalty:1.0",
-    "grass_rule:'wheels'",
-    "off_road_frames:5",
-    "gap_penalty:30.0",
-    "truncate_lap:True",
-)
+# Two million frames at four frames a decision, and the values that all the stored runs have.
+_OURS = ("-n", "500000", "-conf", "benchmarks/peers/ppo.yml")
+_OUR_BETA = ("-n", "500000", "-conf", "benchmarks/peers/beta_ppo.yml")
 _ZOO = ("-n", "1000000", "-conf", "benchmarks/peers/ppo_zoo.yml")  # two frames a decision
-_OUR_BETA = ("-conf", "hyperparams/beta_ppo.yml", "-params", "policy:'sb3_carracing.ppo.policies.CnnPolicy'")
+_OUR_POLICY = ("-params", "policy:'sb3_carracing.ppo.policies.CnnPolicy'")
 PEERS = {
-    "beta_ppo": Peer("`BetaPPO`", ("--algo", "beta_ppo", *_OURS)),
-    "ppo_beta": Peer("stock PPO with our Beta policy", ("--algo", "ppo", *_OURS, *_OUR_BETA)),
+    "beta_ppo": Peer("`BetaPPO`", ("--algo", "beta_ppo", *_OUR_BETA)),
+    "ppo_beta": Peer("stock PPO with our Beta policy", ("--algo", "ppo", *_OUR_BETA, *_OUR_POLICY)),
     "ppo_gaussian": Peer("stock PPO, Gaussian, our preprocessing and network", ("--algo", "ppo", *_OURS)),
     "ppo_zoo": Peer("stock PPO, rl-zoo3's values", ("--algo", "ppo", *_ZOO)),
 }

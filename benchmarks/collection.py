@@ -51,7 +51,7 @@ TRAINING_RULES = {"grass_penalty": 0.3, "off_road_frames": 15}  # of hyperparams
 
 
 def views(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-    """The kinds of wrappers that hyperparams/beta_ppo.yml has."""
+    """The kinds of wrappers that hyperparams/beta_ppo.yml has, but for its one pedal, which the stored rates are without."""
     env = Grayscale(ActionRepeat(env, frame_skip=4))
     return ScaleReward(gym.wrappers.FrameStackObservation(env, 4, padding_type="reset"), scale=0.1)
 

@@ -42,9 +42,9 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from sb3_carracing import BetaPPO
-from sb3_carracing.envs.vec_env import SharedMemoryVecEnv
 from sb3_carracing.envs.wrappers import ActionRepeat, Grayscale, ScaleReward
-from sb3_carracing.ppo.memory import keep_freed_memory
+from sb3_carracing.system import keep_freed_memory
+from sb3_carracing.vec_env import SharedMemoryVecEnv
 
 ENV_ID = "CarRacingFast-v3"
 TRAINING_RULES = {"grass_penalty": 0.3, "off_road_frames": 15}  # of hyperparams/beta_ppo.yml what ends episodes often

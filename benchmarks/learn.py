@@ -33,8 +33,8 @@ from torch import nn
 from update import PlainBlogCNN, quartiles
 
 from sb3_carracing import BetaPPO
-from sb3_carracing.envs.vec_env import SharedMemoryVecEnv
 from sb3_carracing.envs.wrappers import ActionRepeat, Grayscale
+from sb3_carracing.vec_env import SharedMemoryVecEnv
 
 CONTENDERS = ("stock", "stock, subproc", "ours", "ours bfloat16")
 PARTS = ("environment", "inference", "buffer and rest", "update")

@@ -34,7 +34,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from sb3_carracing import BetaPPO
-from sb3_carracing.ppo.memory import keep_freed_memory
+from sb3_carracing.system import keep_freed_memory
 
 CONTENDERS = ("stock", "stock, malloc kept", "ours", "ours bfloat16", "bare", "bare bfloat16")
 RATIOS = (

@@ -4,7 +4,7 @@ import importlib
 import os
 import sys
 
-from sb3_carracing.envs import no_window
+from sb3_carracing.system import no_window
 
 USAGE = """\
 usage: python -m sb3_carracing <command> [arguments]

@@ -32,7 +32,7 @@ from stable_baselines3.common.vec_env import (
 )
 from tqdm import tqdm
 
-from sb3_carracing.envs.checks import one_of
+from sb3_carracing.checks import one_of
 from sb3_carracing.evaluation import (
     N_TEST_TRACKS,
     TEST_SEED,
@@ -48,7 +48,8 @@ from sb3_carracing.evaluation import (
     pipeline_env,
     summarize,
 )
-from sb3_carracing.runs import BEST_AGENT, BEST_STATISTICS, Pipeline, WrapperCall, next_free, read_run
+from sb3_carracing.files import next_free
+from sb3_carracing.runs import BEST_AGENT, BEST_STATISTICS, Pipeline, WrapperCall, read_run
 
 
 class _RunCallback(BaseCallback):

@@ -35,11 +35,11 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from tqdm import tqdm
 
-from sb3_carracing.envs import no_window
-from sb3_carracing.envs.checks import one_of
+from sb3_carracing.checks import one_of
 from sb3_carracing.envs.training_rules import TrainingRules
-from sb3_carracing.envs.vec_env import n_cores
-from sb3_carracing.runs import Pipeline, WrapperCall, load_agent, next_free, read_run, wrapper_calls
+from sb3_carracing.files import next_free
+from sb3_carracing.runs import Pipeline, WrapperCall, load_agent, read_run, wrapper_calls
+from sb3_carracing.system import n_cores, no_window
 
 Env = gym.Env[Any, Any]
 EnvFactory = Callable[[], Env]

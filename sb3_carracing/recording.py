@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_carracing.envs import no_window
 from sb3_carracing.evaluation import (
     RECORDING_SEED,
     Agent,
@@ -22,7 +21,9 @@ from sb3_carracing.evaluation import (
     open_agent,
     pipeline_env,
 )
-from sb3_carracing.runs import TRAINED_AGENTS, Pipeline, WrapperCall, next_free, read_run
+from sb3_carracing.files import next_free
+from sb3_carracing.runs import TRAINED_AGENTS, Pipeline, WrapperCall, read_run
+from sb3_carracing.system import no_window
 
 FRAMES_PER_SECOND = 50
 """CarRacing's physics."""

@@ -12,7 +12,7 @@ logs/<algo>/<env-id>_<N>/            the run
 
 import importlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 
-from sb3_carracing.data import data_dir
+from sb3_carracing.files import data_dir
 
 ALGORITHMS = {
     "beta_ppo": "sb3_carracing.BetaPPO",
@@ -279,9 +279,3 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{file} must hold a mapping, got {type(content).__name__}")
     return content
-
-
-def next_free(path: Path) -> Path:
-    """Return `path`, or if it exists, the first of `name_2.ext`, `name_3.ext`, ... that does not."""
-    candidates: Iterable[Path] = (path.with_stem(f"{path.stem}_{number}") for number in range(2, 1_000_000))
-    return path if not path.exists() else next(candidate for candidate in candidates if not candidate.exists())

@@ -14,13 +14,13 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 from sb3_carracing import BetaPPO
+from sb3_carracing.files import next_free
 from sb3_carracing.runs import (
     ALGORITHMS,
     Pipeline,
     WrapperCall,
     import_by_path,
     load_agent,
-    next_free,
     read_run,
     seed_to_go_on,
     wrapper_calls,

@@ -16,11 +16,11 @@ from gymnasium.envs.box2d import car_racing as stock
 from gymnasium.utils import EzPickle
 from gymnasium.utils.seeding import np_random
 
-from sb3_carracing.envs import track
-from sb3_carracing.envs.camera import Camera
-from sb3_carracing.envs.checks import one_of, whole_number
-from sb3_carracing.envs.fast_car import FastCar, Ground, TileContacts
-from sb3_carracing.envs.renderer import Picture as Picture
+from sb3_carracing.checks import one_of, whole_number
+from sb3_carracing.envs.fast import track
+from sb3_carracing.envs.fast.camera import Camera
+from sb3_carracing.envs.fast.car import FastCar, Ground, TileContacts
+from sb3_carracing.envs.fast.renderer import Picture as Picture
 from sb3_carracing.envs.training_rules import MAX_FRAMES, Lap, Progress, Standstill, TrainingRules
 
 RENDERERS = ("fast", "stock")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_carracing.envs.checks import finite_number, one_of, whole_number
+from sb3_carracing.checks import finite_number, one_of, whole_number
 
 MAX_FRAMES = 1000
 """Frames after which an episode is truncated; gymnasium's registration of `CarRacing-v3` says the same."""

@@ -16,8 +16,8 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
+from sb3_carracing.checks import finite_number, one_of, whole_number
 from sb3_carracing.envs.car_racing import CarRacing, Picture, mostly_green, off_road, to_gray
-from sb3_carracing.envs.checks import finite_number, one_of, whole_number
 from sb3_carracing.envs.training_rules import GRASS_RULES
 
 Env = gym.Env[Any, Any]

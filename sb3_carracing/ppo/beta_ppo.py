@@ -30,13 +30,14 @@ from stable_baselines3.common.type_aliases import (
 )
 from stable_baselines3.common.utils import FloatSchedule, explained_variance
 
+from sb3_carracing.checks import one_of
 from sb3_carracing.ppo import losses
 from sb3_carracing.ppo.buffers import CompactRolloutBuffer
 from sb3_carracing.ppo.distributions import BetaDistribution
-from sb3_carracing.ppo.memory import keep_freed_memory
-from sb3_carracing.ppo.options import Autocast, ValueLoss, check_choice
+from sb3_carracing.ppo.options import Autocast, ValueLoss
 from sb3_carracing.ppo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, NamedPartsPolicy
 from sb3_carracing.ppo.torch_layers import ImageExtractor
+from sb3_carracing.system import keep_freed_memory
 
 __all__ = ["BetaPPO"]
 
@@ -193,9 +194,9 @@ class BetaPPO(OnPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         # Here, since `load` and rl-zoo3's resume bring arguments past the constructor.
-        check_choice("value_loss", self.value_loss, get_args(ValueLoss))
+        one_of("value_loss", self.value_loss, sorted(get_args(ValueLoss)))
         if self.autocast is not None:
-            check_choice("autocast", self.autocast, get_args(Autocast))
+            one_of("autocast", self.autocast, sorted(get_args(Autocast)))
         if self.rollout_buffer_class is None and not isinstance(self.observation_space, spaces.Dict):
             self.rollout_buffer_class = CompactRolloutBuffer
         super()._setup_model()

@@ -16,7 +16,8 @@ from torch import nn
 from torch.distributions import Beta, kl_divergence
 from torch.nn.functional import softplus
 
-from sb3_carracing.ppo.options import DeterministicAction, Parameterization, check_choice
+from sb3_carracing.checks import one_of
+from sb3_carracing.ppo.options import DeterministicAction, Parameterization
 
 # In float32 a sample mapped to the bounds can equal a bound, where the log-probability is -inf. The same clamp
 # serves the rollout (which samples) and the update (which maps actions back).
@@ -62,8 +63,8 @@ class BetaDistribution(Distribution):
     ):
         super().__init__()  # type: ignore[no-untyped-call]
         low, high = _checked_bounds(action_space)
-        check_choice("parameterization", parameterization, get_args(Parameterization))
-        check_choice("deterministic_action", deterministic_action, get_args(DeterministicAction))
+        one_of("parameterization", parameterization, sorted(get_args(Parameterization)))
+        one_of("deterministic_action", deterministic_action, sorted(get_args(DeterministicAction)))
         if not (np.isfinite(max_concentration) and max_concentration > 2.0):
             raise ValueError(f"max_concentration must be a finite number above 2 (alpha = beta = 1), got {max_concentration}")
         self.action_dim = len(low)

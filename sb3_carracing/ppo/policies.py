@@ -16,8 +16,9 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureC
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
+from sb3_carracing.checks import one_of
 from sb3_carracing.ppo.distributions import BetaDistribution
-from sb3_carracing.ppo.options import Autocast, DeterministicAction, Parameterization, check_choice, resolve_activation
+from sb3_carracing.ppo.options import Autocast, DeterministicAction, Parameterization, resolve_activation
 from sb3_carracing.ppo.torch_layers import ImageExtractor, NamedCombinedExtractor, resolve_extractor
 
 
@@ -192,8 +193,8 @@ class BetaActorCriticPolicy(NamedPartsPolicy):
             "max_concentration": max_concentration,
         }
         # Here rather than in _build, so that a bad option is named before any network is made.
-        check_choice("parameterization", parameterization, get_args(Parameterization))
-        check_choice("deterministic_action", deterministic_action, get_args(DeterministicAction))
+        one_of("parameterization", parameterization, sorted(get_args(Parameterization)))
+        one_of("deterministic_action", deterministic_action, sorted(get_args(DeterministicAction)))
         if isinstance(action_space, spaces.Box):
             BetaDistribution(action_space, **self._beta_options)
         super().__init__(
@@ -224,7 +225,7 @@ class BetaActorCriticPolicy(NamedPartsPolicy):
 
     @deterministic_action.setter
     def deterministic_action(self, action: DeterministicAction) -> None:
-        check_choice("deterministic_action", action, get_args(DeterministicAction))
+        one_of("deterministic_action", action, sorted(get_args(DeterministicAction)))
         self._beta_options["deterministic_action"] = action
         if isinstance(self.action_dist, BetaDistribution):
             self.action_dist.deterministic_action = action

@@ -18,7 +18,7 @@ from stable_baselines3.common.torch_layers import (
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_carracing.ppo.options import check_choice
+from sb3_carracing.checks import one_of
 
 
 class ImageExtractor(BaseFeaturesExtractor):
@@ -249,7 +249,7 @@ class NamedCombinedExtractor(BaseFeaturesExtractor):
 
     def __init__(self, observation_space: spaces.Dict, image_extractor: str = "blog", normalized_image: bool = False):
         super().__init__(observation_space, features_dim=1)
-        check_choice("image_extractor", image_extractor, IMAGE_EXTRACTORS)
+        one_of("image_extractor", image_extractor, sorted(IMAGE_EXTRACTORS))
         extractor_class = IMAGE_EXTRACTORS[image_extractor]
         extractors: dict[str, nn.Module] = {}
         features_dim = 0
@@ -290,5 +290,5 @@ def resolve_extractor(extractor: str | type[BaseFeaturesExtractor]) -> type[Base
     """
     if not isinstance(extractor, str):
         return extractor
-    check_choice("features_extractor_class", extractor, EXTRACTORS)
+    one_of("features_extractor_class", extractor, sorted(EXTRACTORS))
     return EXTRACTORS[extractor]

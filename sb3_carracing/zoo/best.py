@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER
 from torch import nn
 
-from sb3_carracing.runs import next_free
+from sb3_carracing.files import next_free
 from sb3_carracing.zoo.study import find_trial, load_study
 
 

@@ -17,8 +17,8 @@ from unittest.mock import patch
 from huggingface_sb3 import EnvironmentName
 from rl_zoo3.utils import StoreDict, get_latest_run_id, get_model_path
 
-from sb3_carracing.data import data_dir
-from sb3_carracing.runs import BEST_AGENT, TRAINED_AGENTS, next_free, read_run
+from sb3_carracing.files import data_dir, next_free
+from sb3_carracing.runs import BEST_AGENT, TRAINED_AGENTS, read_run
 from sb3_carracing.zoo.register import ALGO_NAME, register
 
 # The command's name and the module of rl-zoo3 that it runs.
@@ -256,8 +256,8 @@ def _train() -> Path | None:
 
     :return: the run's folder; None where Ctrl-C ended the training, whose agent is saved then, and after `-optimize`
     """
-    from sb3_carracing.zoo.experiment import CarRacingExperimentManager
-    from sb3_carracing.zoo.tuning import OptimizingManager
+    from sb3_carracing.zoo.manager import CarRacingExperimentManager
+    from sb3_carracing.zoo.tune import OptimizingManager
 
     managers: list[CarRacingExperimentManager] = []
 
@@ -275,7 +275,7 @@ def _train() -> Path | None:
 
 def tune(argv: list[str]) -> None:
     """Search hyperparameters, or print and train the best found: arguments of rl-zoo3's `train -optimize`, and ours."""
-    from sb3_carracing.zoo import tuning
+    from sb3_carracing.zoo import tune as tuning
 
     with readable_key_values():
         tuning.main(argv)

@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
-from sb3_carracing.ppo.options import check_choice
+from sb3_carracing.checks import one_of
 
 SAMPLERS = ("tpe", "gp", "random")
 PRUNERS = ("median", "hyperband", "none")
@@ -204,7 +204,7 @@ def make_sampler(name: str, n_startup_trials: int, seed: int) -> BaseSampler:
 
     :raises ValueError: the name is not in `SAMPLERS`
     """
-    check_choice("sampler", name, SAMPLERS)
+    one_of("sampler", name, sorted(SAMPLERS))
     if name == "random":
         return RandomSampler(seed=seed)
     if name == "gp":
@@ -223,7 +223,7 @@ def make_pruner(name: str, n_startup_trials: int, n_evaluations: int) -> optuna.
 
     :raises ValueError: the name is not in `PRUNERS`
     """
-    check_choice("pruner", name, PRUNERS)
+    one_of("pruner", name, sorted(PRUNERS))
     if name == "none":
         return optuna.pruners.NopPruner()
     if name == "hyperband":

@@ -16,10 +16,10 @@ import pytest
 import yaml
 
 from sb3_carracing.__main__ import main
-from sb3_carracing.data import data_dir
+from sb3_carracing.files import data_dir
 from sb3_carracing.zoo import commands
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 CAR = "CarRacingFast-v3"
 WRAPPERS = "sb3_carracing.envs.wrappers"
 ENVIRONMENT = {**os.environ, "SDL_VIDEODRIVER": "dummy", "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}

@@ -8,7 +8,7 @@ import Box2D
 import numpy as np
 from Box2D import _Box2D
 
-from sb3_carracing.envs.renderer import CarView, Picture, Renderer
+from sb3_carracing.envs.fast.renderer import CarView, Picture, Renderer
 
 # Box2D's own getters: several times as fast as its Python properties.
 _x, _y = Box2D.b2Vec2.x.fget, Box2D.b2Vec2.y.fget

@@ -13,7 +13,7 @@ import yaml
 from scipy import stats
 from stable_baselines3 import PPO
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.peers import report, run  # noqa: E402

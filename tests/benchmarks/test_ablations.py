@@ -20,7 +20,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_carracing import BetaPPO
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.ablations import bugs, report, run  # noqa: E402

@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sb3_carracing.envs.dashboard import GRAY, Dashboard, darkened
-from sb3_carracing.envs.texture import FIELD, Level, Texture
+from sb3_carracing.envs.fast.dashboard import GRAY, Dashboard, darkened
+from sb3_carracing.envs.fast.texture import FIELD, Level, Texture
 
 Picture = NDArray[np.uint8]
 """(96, 96, 3) in colour or (96, 96) in grey."""

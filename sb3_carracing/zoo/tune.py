@@ -36,7 +36,7 @@ from sb3_carracing.ppo.torch_layers import IMAGE_EXTRACTORS
 from sb3_carracing.runs import BEST_AGENT, Pipeline, wrapper_calls
 from sb3_carracing.zoo import study as studies
 from sb3_carracing.zoo.best import as_yaml, entry_of, show_and_train
-from sb3_carracing.zoo.experiment import CarRacingExperimentManager
+from sb3_carracing.zoo.manager import CarRacingExperimentManager
 from sb3_carracing.zoo.register import ALGO_NAME, register
 from sb3_carracing.zoo.search_space import UPDATES_PER_REPORT, n_steps_powers, smallest_rollout
 

@@ -15,7 +15,7 @@ from gymnasium.envs.box2d import car_racing as stock
 
 from sb3_carracing.envs import car_racing
 from sb3_carracing.envs.car_racing import CarRacing
-from sb3_carracing.envs.fast_car import FastCar
+from sb3_carracing.envs.fast.car import FastCar
 
 Driver = Callable[[int], Any]
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 WRAPPERS = "sb3_carracing.envs.wrappers"
 
 
@@ -203,7 +203,7 @@ def test_wheel_brings_its_data(tmp_path: Path) -> None:
     site = tmp_path / "site"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", site, wheel], check=True)
     code = (
-        "import sb3_carracing.data as d; f = d.hyperparams_file('beta_ppo'); "
+        "import sb3_carracing.files as d; f = d.hyperparams_file('beta_ppo'); "
         "assert f.is_file() and f.is_relative_to(d._PACKAGE), f; print(f)"
     )
     result = subprocess.run(

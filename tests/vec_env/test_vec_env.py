@@ -21,8 +21,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 
-import sb3_carracing.envs.vec_env as vec_env_module
-from sb3_carracing.envs.vec_env import SharedMemoryVecEnv, WorkerError
+import sb3_carracing.vec_env.shared_memory as vec_env_module
+from sb3_carracing.vec_env import SharedMemoryVecEnv, WorkerError
 
 SPACES: dict[str, spaces.Space[Any]] = {
     "picture": spaces.Box(0, 255, (2, 6, 5), np.uint8),

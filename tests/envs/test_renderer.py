@@ -13,9 +13,9 @@ from gymnasium.envs.box2d import car_dynamics
 from gymnasium.envs.box2d import car_racing as stock
 from numpy.typing import NDArray
 
-from sb3_carracing.envs import dashboard, renderer, texture
-from sb3_carracing.envs.camera import Camera
 from sb3_carracing.envs.car_racing import CarRacing, to_gray
+from sb3_carracing.envs.fast import dashboard, renderer, texture
+from sb3_carracing.envs.fast.camera import Camera
 
 LIMIT, LIMIT_RANDOMIZED = 1.5, 3.0  # mean absolute difference of a whole picture, in grey levels
 Picture = NDArray[np.uint8]

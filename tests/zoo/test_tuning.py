@@ -18,13 +18,14 @@ from stable_baselines3 import PPO
 from sb3_carracing import BetaPPO
 from sb3_carracing.evaluation import evaluate, pipeline_env
 from sb3_carracing.runs import Pipeline, wrapper_calls
-from sb3_carracing.zoo import commands, tuning
+from sb3_carracing.zoo import commands
 from sb3_carracing.zoo import study as studies
+from sb3_carracing.zoo import tune as tuning
 from sb3_carracing.zoo.best import entry_of
 from sb3_carracing.zoo.register import register
 from sb3_carracing.zoo.search_space import convert_beta_ppo_params, n_steps_powers, sample_beta_ppo_params
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 SMALL = ["--env", "Pendulum-v1", "-n", "512", "--n-evaluations", "1", "--eval-episodes", "1", "--verbose", "0", "--seed", "3"]
 
 

@@ -17,10 +17,10 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_carracing.callbacks import ValidationCallback
-from sb3_carracing.data import hyperparams_file
 from sb3_carracing.envs.registration import CAR_RACING
-from sb3_carracing.envs.vec_env import SharedMemoryVecEnv
+from sb3_carracing.files import hyperparams_file
 from sb3_carracing.runs import seed_to_go_on, statistics_of
+from sb3_carracing.vec_env import SharedMemoryVecEnv
 from sb3_carracing.zoo.best import as_yaml, trial_entry
 from sb3_carracing.zoo.study import find_trial, load_study
 

@@ -1,6 +1,7 @@
-"""Keep glibc's malloc from handing memory back to the system between two minibatches."""
+"""What depends on the machine: usable cores, display, memory allocator."""
 
 import ctypes
+import os
 import sys
 
 # From glibc's malloc.h.
@@ -25,3 +26,14 @@ def keep_freed_memory() -> bool:
     except AttributeError:  # musl has none
         return False
     return any(mallopt(_M_MMAP_THRESHOLD, size) for size in _KEEP_UP_TO) and bool(mallopt(_M_TRIM_THRESHOLD, 2**30))
+
+
+def n_cores() -> int:
+    """Return how many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def no_window() -> None:
+    """Let pygame draw without a display on a Linux machine that has none. Call it before pygame is imported."""
+    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")

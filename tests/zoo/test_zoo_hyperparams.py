@@ -16,10 +16,10 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_carracing.ppo.policies import GaussianCnnPolicy
-from sb3_carracing.zoo.experiment import _default_config
-from sb3_carracing.zoo.recurrent_policy import RecurrentGaussianCnnPolicy
+from sb3_carracing.ppo.recurrent import RecurrentGaussianCnnPolicy
+from sb3_carracing.zoo.manager import _default_config
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 CAR_RACING = ("CarRacingFast-v3", "CarRacing-v3", "CarRacingBlog-v3", "CarRacingIurin-v3")
 NETWORK = {"features_extractor_class": "blog", "activation_fn": "relu", "ortho_init": False, "initial_mean": [0.0, 0.4, 0.05]}
 

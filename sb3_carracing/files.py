@@ -4,6 +4,7 @@ They lie at the top of the repository and are copied into the wheel. An editable
 `importlib.resources` does not see the originals: so the packaged copy is looked for first, then the checkout's.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parent
@@ -24,3 +25,9 @@ def data_dir(name: str) -> Path:
 def hyperparams_file(algo: str) -> Path:
     """Return where the packaged YAML file of an algorithm ("beta_ppo") is, if this package has one."""
     return data_dir("hyperparams") / f"{algo}.yml"
+
+
+def next_free(path: Path) -> Path:
+    """Return `path`, or if it exists, the first of `name_2.ext`, `name_3.ext`, ... that does not."""
+    candidates: Iterable[Path] = (path.with_stem(f"{path.stem}_{number}") for number in range(2, 1_000_000))
+    return path if not path.exists() else next(candidate for candidate in candidates if not candidate.exists())

@@ -1,0 +1,1 @@
+"""The fast parts of the environment: car physics, track and drawing."""

@@ -4,7 +4,7 @@ They lie at the top of the repository and are copied into the wheel. An editable
 `importlib.resources` does not see the originals: so the packaged copy is looked for first, then the checkout's.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parent
@@ -31,3 +31,9 @@ def next_free(path: Path) -> Path:
     """Return `path`, or if it exists, the first of `name_2.ext`, `name_3.ext`, ... that does not."""
     candidates: Iterable[Path] = (path.with_stem(f"{path.stem}_{number}") for number in range(2, 1_000_000))
     return path if not path.exists() else next(candidate for candidate in candidates if not candidate.exists())
+
+
+def listing(names: Sequence[str], nothing: str = "nothing", limit: int = 8) -> str:
+    """Return the first names for a message, and how many more there are; `nothing` if there is none."""
+    shown = ", ".join(names[:limit]) or nothing
+    return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown

@@ -4,7 +4,6 @@ actor_loss, critic_loss, entropy and kl come from progress.csv, evaluation from 
 evaluations.npz), score with its 100-episode average from monitor.csv; all.png has them side by side.
 """
 
-import argparse
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,11 @@ import pandas as pd  # type: ignore[import-untyped]
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from stable_baselines3.common.monitor import LoadMonitorResultsError, load_results
+
+from sb3_carracing.deprecated import old_names
+from sb3_carracing.errors import UserError
+
+__getattr__ = old_names(__name__)
 
 AVERAGED_EPISODES = 100
 _X_COLUMNS = {"time/frames": "frames", "time/total_timesteps": "steps"}
@@ -103,7 +107,7 @@ def plot_runs(runs: Sequence[str | Path], folder: str | Path) -> list[Path]:
     folders = [Path(run) for run in runs]
     for run in folders:
         if not run.is_dir():
-            raise ValueError(f"there is no run folder {run}")
+            raise UserError(f"there is no run folder {run}")
     names = _short_names(folders)
     curves = {
         key: found
@@ -112,7 +116,7 @@ def plot_runs(runs: Sequence[str | Path], folder: str | Path) -> list[Path]:
     }
     if not curves:
         where = ", ".join(map(str, folders))
-        raise ValueError(f"nothing to plot: no progress.csv, evaluations.csv or monitor.csv with a row in {where}")
+        raise UserError(f"nothing to plot: no progress.csv, evaluations.csv or monitor.csv with a row in {where}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files = [_draw(folder / f"{key}.png", {key: found}) for key, found in curves.items()]
@@ -167,23 +171,3 @@ def _short_names(runs: Sequence[Path]) -> dict[str, Path]:
         if len(names) == len(paths):
             break
     return names
-
-
-def main(argv: list[str]) -> None:
-    """Run `python -m sb3_carracing plot`; bad input ends with one sentence and exit code 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sb3_carracing plot",
-        description="Draw learning curves: actor loss, critic loss, entropy, KL, evaluation return and score.",
-    )
-    parser.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="run folder; several share each diagram")
-    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="default: RUN/plots, of several runs: plots")
-    args = parser.parse_args(argv)
-    folder = args.output or (args.runs[0] / "plots" if len(args.runs) == 1 else Path("plots"))
-    try:
-        files = plot_runs(args.runs, folder)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
-    missing = [key for key in PANELS if folder / f"{key}.png" not in files]
-    if missing:
-        print(f"no data for: {', '.join(missing)}")
-    print(f"written: {folder}/ {' '.join(file.name for file in files)}")

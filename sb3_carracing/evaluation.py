@@ -9,7 +9,7 @@ from the episode does not count. The agent sees the environment through its own 
 import copy
 import functools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,15 +18,17 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from tqdm import tqdm
 
 from sb3_carracing.agents import RandomPolicy
 from sb3_carracing.checks import whole_number
 from sb3_carracing.deprecated import old_names
+from sb3_carracing.envs.counts import counts_of
 from sb3_carracing.errors import UserError
-from sb3_carracing.pipelines import Env, EnvFactory, VecWrapper
+from sb3_carracing.pipelines import Env, EnvFactory, RawScore, VecWrapper
 from sb3_carracing.system import no_window
+from sb3_carracing.vec_env import SharedMemoryVecEnv, WorkerError
 
 __getattr__ = old_names(__name__)
 
@@ -104,7 +106,7 @@ class _SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         self._seed = next(self._seeds, None)
-        self._return, self._steps = 0.0, 0
+        self._steps = 0
         if self._seed is None:
             return self._last_observation, {}
         self._last_observation, info = self.env.reset(seed=self._seed, options=options)
@@ -113,19 +115,13 @@ class _SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         if self._seed is None:
             return self._last_observation, 0.0, False, False, {}
-        self._last_observation, reward, terminated, truncated, info = self.env.step(action)
-        self._return += float(reward)
+        self._last_observation, reward, _, truncated, info = self.env.step(action)
         self._steps += 1
-        over = bool(info.get("episode_over", terminated or truncated))
-        if over:
-            info["result"] = EpisodeResult(
-                seed=self._seed,
-                score=float(info.get("score", self._return)),
-                frames=int(info.get("frames", self._steps)),
-                steps=self._steps,
-                lap_finished=bool(info.get("lap_finished", False)),
-            )
-        return self._last_observation, reward, over and not truncated, over and truncated, info
+        counts = counts_of(info)
+        assert counts is not None
+        if counts.over:
+            info["result"] = EpisodeResult(self._seed, counts.score, counts.frames, self._steps, counts.lap_finished)
+        return self._last_observation, reward, counts.over and not truncated, counts.over and truncated, info
 
 
 def action_kinds(model: Any) -> tuple[str, ...]:
@@ -194,9 +190,7 @@ def evaluate(
         with _acting(model, kind), tqdm(total=len(seeds), unit="lap", desc=kind, disable=not progress) as bar:
             return _play(model, venv, seeds, kind != "sample", bar)
     finally:
-        # Interrupted workers have closed their ends already.
-        with suppress(EOFError, ConnectionError):
-            venv.close()
+        venv.close()
 
 
 def check_spaces(model: Any, venv: VecEnv) -> None:
@@ -211,11 +205,11 @@ def check_spaces(model: Any, venv: VecEnv) -> None:
             raise UserError(f"the agent's {name.replace('_', ' ')} is {trained}, the environment's is {found}")
 
 
-def check_pipeline(model: Any, make_env: EnvFactory, wrap_vec_env: VecWrapper | None) -> None:
-    """Make the environment once, without playing.
+def check_pipeline(model: Any, make_env: EnvFactory, wrap_vec_env: VecWrapper | None, n_envs: int = 1) -> None:
+    """Make the environments as `evaluate` will, without playing.
 
     Raises:
-        UserError: a wrapper does not fit, or the spaces are not the model's.
+        UserError: a wrapper does not fit, the spaces are not the model's, or worker processes do not start.
     """
     try:
         venv = _seeded_vec_env(make_env, [0], 1, wrap_vec_env)
@@ -225,13 +219,21 @@ def check_pipeline(model: Any, make_env: EnvFactory, wrap_vec_env: VecWrapper | 
         check_spaces(model, venv)
     finally:
         venv.close()
+    if n_envs > 1:
+        try:
+            _seeded_vec_env(make_env, range(n_envs), n_envs, wrap_vec_env).close()
+        except WorkerError as error:
+            raise UserError(
+                f"the {n_envs} environments of the evaluation do not start in worker processes: use n_envs=1, or put what the "
+                f"script does under `if __name__ == '__main__':` ({str(error).splitlines()[0]})"
+            ) from error
 
 
 def _seeded_vec_env(make_env: EnvFactory, seeds: Sequence[int], n_envs: int, wrap_vec_env: VecWrapper | None) -> VecEnv:
     """Return `n_envs` environments to which the seeds are dealt out in turn."""
     no_window()
     factories = [functools.partial(_seeded_env, make_env, list(seeds[i::n_envs])) for i in range(n_envs)]
-    venv: VecEnv = SubprocVecEnv(list(factories)) if n_envs > 1 else DummyVecEnv(list(factories))
+    venv: VecEnv = SharedMemoryVecEnv(factories) if n_envs > 1 else DummyVecEnv(list(factories))
     try:
         # As SB3 wraps the environment that a model gets: images with channels last are transposed.
         return BaseAlgorithm._wrap_env(wrap_vec_env(venv) if wrap_vec_env else venv, monitor_wrapper=False)
@@ -241,7 +243,8 @@ def _seeded_vec_env(make_env: EnvFactory, seeds: Sequence[int], n_envs: int, wra
 
 
 def _seeded_env(make_env: EnvFactory, seeds: list[int]) -> Env:
-    return _SeededEpisodes(make_env(), seeds)
+    # The outer `RawScore` counts where nothing below does, or where a wrapper keeps the counts to itself.
+    return _SeededEpisodes(RawScore(make_env()), seeds)
 
 
 @contextmanager

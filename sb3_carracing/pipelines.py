@@ -5,26 +5,32 @@ training's vectorised environment.
 """
 
 import copy
+import functools
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import gymnasium as gym
+from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from stable_baselines3.common.vec_env import (
     VecCheckNan,
     VecEnv,
     VecEnvWrapper,
+    VecExtractDictObs,
     VecFrameStack,
     VecMonitor,
     VecNormalize,
     VecTransposeImage,
     VecVideoRecorder,
 )
+from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
 from sb3_carracing.checks import one_of
+from sb3_carracing.envs.counts import Counts, counts_of, put_counts
 from sb3_carracing.envs.training_rules import TrainingRules
 from sb3_carracing.errors import UserError
 
@@ -123,10 +129,17 @@ def import_by_path(path: str) -> Any:
 
 
 class RawScore(gym.Wrapper[Any, Any, Any, Any]):
-    """Count reward and frames directly around the environment, below whatever shapes, repeats or cuts.
+    """Count reward and frames where the environment below does not count by itself, see `counts_of`.
 
-    Adds `score`, `frames` and `episode_over` (the environment's own end) to `info`.
+    It belongs directly around the environment, below whatever shapes, repeats or cuts. Around CarRacing it also adds
+    what our own CarRacing has in `info`: `score`, `frames` and `episode_over`.
     """
+
+    def __init__(self, env: Env) -> None:
+        super().__init__(env)
+        # Without importing Box2D: whoever made a CarRacing has imported it.
+        module = sys.modules.get("gymnasium.envs.box2d.car_racing")
+        self._is_car_racing = module is not None and isinstance(env.unwrapped, module.CarRacing)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset the environment and the counts."""
@@ -138,8 +151,11 @@ class RawScore(gym.Wrapper[Any, Any, Any, Any]):
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._score += float(reward)
         self._frames += 1
-        counts = {"score": self._score, "frames": self._frames, "episode_over": terminated or truncated}
-        return observation, reward, terminated, truncated, info | counts
+        if counts_of(info) is None:
+            over, laps = terminated or truncated, self._is_car_racing
+            info = {**info, **({"score": self._score, "frames": self._frames, "episode_over": over} if laps else {})}
+            put_counts(info, Counts(self._score, self._frames, over, laps and info.get("lap_finished", False)))
+        return observation, reward, terminated, truncated, info
 
 
 @dataclass(frozen=True)
@@ -227,25 +243,70 @@ def is_car_racing(spec: EnvSpec) -> bool:
     return isinstance(maker, type) and issubclass(maker, CarRacing)
 
 
-def vec_wrappers_of(venv: VecEnv) -> Iterator[tuple[str, bool]]:
-    """Yield the name of each wrapper, outermost first, and whether `wrap_alike` repeats it or need not."""
-    while isinstance(venv, VecEnvWrapper):
-        needless = (VecTransposeImage, VecMonitor, VecCheckNan, VecVideoRecorder)
-        yield type(venv).__name__, isinstance(venv, (VecNormalize, VecFrameStack, *needless))
-        venv = venv.venv
+def wrap_alike(training: VecEnv, venv: VecEnv, calls: Sequence[WrapperCall] = ()) -> VecEnv:
+    """Wrap a vectorised environment like a training's, with frozen running means.
 
-
-def wrap_alike(training: VecEnv, venv: VecEnv) -> VecEnv:
-    """Wrap `venv` like a training's: a frozen copy of VecNormalize, frame stacking. SB3 transposes images by itself."""
+    Args:
+        training: the training's environment; `not_repeated` names the wrappers of it that are left out.
+        venv: the environment to wrap.
+        calls: those of the training's own wrappers that are known with their keywords.
+    """
     if not isinstance(training, VecEnvWrapper):
         return venv
-    venv = wrap_alike(training.venv, venv)
-    if isinstance(training, VecNormalize):
-        twin = copy.deepcopy(training)
-        twin.set_venv(venv)
-        twin.training = False
-        twin.norm_reward = False
-        return twin
-    if isinstance(training, VecFrameStack):
-        return VecFrameStack(venv, training.stacked_obs.n_stack)
+    venv = wrap_alike(training.venv, venv, calls)
+    repeat = _way_to_repeat(training, calls)
+    return repeat(venv) if repeat is not None else venv
+
+
+def not_repeated(training: VecEnv, calls: Sequence[WrapperCall] = ()) -> list[str]:
+    """Return the names of the wrappers that `wrap_alike` leaves out though they may change what the agent sees or does."""
+    names = []
+    while isinstance(training, VecEnvWrapper):
+        if _way_to_repeat(training, calls) is None:
+            names.append(type(training).__name__)
+        training = training.venv
+    return names
+
+
+def _way_to_repeat(wrapper: VecEnvWrapper, calls: Sequence[WrapperCall]) -> VecWrapper | None:
+    """Return what puts a wrapper of the same type with the same arguments around an environment, None if nobody can."""
+    # Exact types, here and below: what a subclass does beyond them is not known.
+    if type(wrapper) in (VecMonitor, VecCheckNan, VecVideoRecorder):
+        return _leave_out
+    for call in calls:
+        if import_by_path(call.path) is type(wrapper):
+            return call
+    if isinstance(wrapper, VecNormalize):
+        return functools.partial(_freeze_normalize, wrapper)
+    if type(wrapper) is VecFrameStack:
+        stack = wrapper.stacked_obs
+        return functools.partial(VecFrameStack, n_stack=stack.n_stack, channels_order=_channels_order(stack))
+    if type(wrapper) is VecTransposeImage:
+        return functools.partial(_transpose, wrapper)
+    if type(wrapper) is VecExtractDictObs:
+        return functools.partial(VecExtractDictObs, key=wrapper.key)
+    return None
+
+
+def _leave_out(venv: VecEnv) -> VecEnv:
     return venv
+
+
+def _transpose(wrapper: VecTransposeImage, venv: VecEnv) -> VecEnv:
+    is_done = venv.observation_space == wrapper.observation_space and not wrapper.skip
+    return venv if is_done else VecTransposeImage(venv, skip=wrapper.skip)
+
+
+def _freeze_normalize(wrapper: VecNormalize, venv: VecEnv) -> VecNormalize:
+    twin = copy.deepcopy(wrapper)
+    twin.set_venv(venv)
+    twin.training = False
+    twin.norm_reward = False
+    return twin
+
+
+def _channels_order(stack: StackedObservations[Any]) -> Any:
+    """Return the `channels_order` that a stack was made with, or would have been: SB3 keeps only what follows from it."""
+    if isinstance(stack.observation_space, spaces.Dict):
+        return {key: _channels_order(part) for key, part in stack.sub_stacked_observations.items()}
+    return "first" if stack.channels_first else "last"

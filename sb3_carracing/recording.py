@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_carracing.agents import Agent
 from sb3_carracing.deprecated import old_names
+from sb3_carracing.envs.counts import counts_of
 from sb3_carracing.errors import UserError
 from sb3_carracing.evaluation import RECORDING_SEED, EpisodeResult, check_pipeline, evaluate
 from sb3_carracing.files import next_free
@@ -32,7 +33,7 @@ GIF_LIMIT = 5_000_000
 class Film(gym.Wrapper[Any, Any, Any, Any]):
     """Film every episode of an environment with `render_mode="rgb_array"` and write it to `folder` at the end.
 
-    It belongs below whatever repeats frames, and above what puts `score` and `frames` into `info` (`RawScore`).
+    It belongs below whatever repeats frames, and above what counts them (`RawScore`).
 
     Args:
         env: renders the frame images.
@@ -56,11 +57,12 @@ class Film(gym.Wrapper[Any, Any, Any, Any]):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Add a frame image where one is due, and write the film when the episode is over."""
         observation, reward, terminated, truncated, info = self.env.step(action)
-        over = terminated or truncated
-        if self._mp4 or over or info["frames"] % GIF_EVERY == 0:
-            self._shoot(info["frames"], info["score"])
+        over, counts = terminated or truncated, counts_of(info)
+        assert counts is not None, "Film belongs around what counts"
+        if self._mp4 or over or counts.frames % GIF_EVERY == 0:
+            self._shoot(counts.frames, counts.score)
         if over:
-            name = f"track_{self._seed}_score_{info['score']:.0f}"
+            name = f"track_{self._seed}_score_{counts.score:.0f}"
             self._folder.mkdir(parents=True, exist_ok=True)
             if self._mp4:
                 write_mp4(self._images, next_free(self._folder / f"{name}.mp4"))
@@ -203,7 +205,8 @@ def preview(pipeline: Pipeline, file: Path, frames: int = 60) -> None:
     over = False
     while played < frames and not over:
         observation, _, (over,), infos = venv.step(np.array([venv.action_space.sample()]))
-        played = infos[0]["frames"]
+        counts = counts_of(infos[0])
+        played = counts.frames if counts is not None else played + 1
     raw = np.asarray(venv.render())
     venv.close()
     if isinstance(observation, dict):

@@ -1,6 +1,5 @@
 """ProgressCallback: progress.csv and the live line."""
 
-import os
 import sys
 import time
 from collections import deque
@@ -8,10 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.logger import CSVOutputFormat
+from stable_baselines3.common.logger import (
+    Figure,
+    FormatUnsupportedError,
+    HParam,
+    Image,
+    KVWriter,
+    Video,
+    filter_excluded_keys,
+)
 from tqdm import tqdm
 
 from sb3_carracing.callbacks.run_callback import RunCallback, log_file
+from sb3_carracing.logs import CsvLog
 
 
 class ProgressCallback(RunCallback):
@@ -33,7 +41,7 @@ class ProgressCallback(RunCallback):
         super().__init__(run_dir)
         self._write_csv = write_csv
         self._live_line = live_line
-        self._csv: _AppendingCsv | None = None
+        self._csv: _CsvOutput | None = None
         self._line: Any = None
 
     def _on_training_start(self) -> None:
@@ -44,7 +52,7 @@ class ProgressCallback(RunCallback):
         self._n_episodes = getattr(self.model, "num_episodes", 0) if self._resumes else 0
         if self._write_csv:
             self._close_csv()  # of a `learn` that Ctrl-C ended
-            self._csv = _AppendingCsv(log_file(self._folder, "progress.csv", self._resumes))
+            self._csv = _CsvOutput(log_file(self._folder, "progress.csv", self._resumes))
             self.logger.output_formats.append(self._csv)
         self._line = tqdm(
             total=self.locals["total_timesteps"],
@@ -57,11 +65,11 @@ class ProgressCallback(RunCallback):
 
     def _on_step(self) -> bool:
         super()._on_step()
-        for info, done in zip(self.locals["infos"], self.locals["dones"], strict=True):
-            score = info.get("score", info.get("episode", {}).get("r"))
-            if done and score is not None:
-                self._scores.append(float(score))
-                self._running_score = 0.99 * self._running_score + 0.01 * float(score)
+        for env in map(int, np.flatnonzero(self.locals["dones"])):
+            score = self._score_of_episode(env, self.locals["infos"][env])
+            if score is not None:
+                self._scores.append(score)
+                self._running_score = 0.99 * self._running_score + 0.01 * score
                 self._n_episodes += 1
         self._line.set_postfix_str(self._status(), refresh=False)
         # The last rollout is played to its end, and tqdm cannot show 102 %.
@@ -91,9 +99,8 @@ class ProgressCallback(RunCallback):
 
     def _close_csv(self) -> None:
         """Remove every writer of progress.csv from the logger, an earlier callback's too."""
-        for writer in [writer for writer in self.logger.output_formats if isinstance(writer, _AppendingCsv)]:
-            self.logger.output_formats.remove(writer)
-            writer.close()
+        others = [writer for writer in self.logger.output_formats if not isinstance(writer, _CsvOutput)]
+        self.logger.output_formats[:] = others
         self._csv = None
 
     def _frames_per_second(self) -> float:
@@ -104,12 +111,18 @@ class ProgressCallback(RunCallback):
         return f"episode {self._n_episodes} | {score} | {self._frames_per_second():,.0f} frames/s"
 
 
-class _AppendingCsv(CSVOutputFormat):
-    """SB3's CSV writer, which would empty a file that exists."""
+class _CsvOutput(KVWriter):
+    """SB3's CSV output, for a file that may exist already."""
 
     def __init__(self, file: Path) -> None:
-        self.separator, self.quotechar = ",", '"'
-        self.file = file.open("r+" if file.exists() else "w+")
-        header = self.file.readline()
-        self.keys = header.rstrip("\n").split(",") if header else []
-        self.file.seek(0, os.SEEK_END)
+        self._log = CsvLog(file)
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        values = filter_excluded_keys(key_values, key_excluded, "csv")
+        for value in values.values():
+            if isinstance(value, (Video, Figure, Image, HParam)):
+                raise FormatUnsupportedError(["csv"], type(value).__name__.lower())
+        self._log.append(values)
+
+    def close(self) -> None:
+        """Do nothing: the file is open only while a row is written."""

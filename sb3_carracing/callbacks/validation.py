@@ -1,14 +1,15 @@
 """ValidationCallback: evaluations.csv, evaluations.npz and the best agent."""
 
-import csv
 import functools
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
+from stable_baselines3.common.monitor import Monitor
 from tqdm import tqdm
 
 from sb3_carracing.callbacks.run_callback import RunCallback, log_file
@@ -24,6 +25,8 @@ from sb3_carracing.evaluation import (
     evaluate,
     summarize,
 )
+from sb3_carracing.files import next_free, replacing
+from sb3_carracing.logs import CsvLog, Evaluations, read_evaluations, read_table, write_evaluations
 from sb3_carracing.pipelines import (
     EnvFactory,
     Pipeline,
@@ -31,11 +34,13 @@ from sb3_carracing.pipelines import (
     VecWrapper,
     WrapperCall,
     env_spec,
+    not_repeated,
     pipeline_env,
-    vec_wrappers_of,
     wrap_alike,
 )
 from sb3_carracing.runs import BEST_AGENT, BEST_STATISTICS, read_run
+
+_MONITOR = f"{Monitor.__module__}:{Monitor.__name__}"
 
 
 class ValidationCallback(RunCallback):
@@ -96,13 +101,40 @@ class ValidationCallback(RunCallback):
         self._factory, self._wrap_vec_env, self._statistics = self._environment()
         if self._statistics is not None:
             self._save_statistics(self._statistics)
-        check_pipeline(self.model, self._factory, self._wrap_vec_env)
-        self._best_file = log_file(self._folder, BEST_AGENT, self._resumes)
-        self._best_statistics = log_file(self._folder, BEST_STATISTICS, self._resumes)
-        self._file = log_file(self._folder, "evaluations.csv", self._resumes)
-        self._best_mean = _best_in(self._file)
-        self._episodes = _Episodes(log_file(self._folder, "evaluations.npz", self._resumes), len(self._seeds))
+        check_pipeline(self.model, self._factory, self._wrap_vec_env, min(self._n_envs, len(self._seeds)))
+        self._open_files()
         self._last_frames = self._frames
+
+    def _open_files(self) -> None:
+        """Open the files to write to, and read what an earlier part of the training has written there."""
+        table_file, self._episodes_file, self._best_file, self._best_statistics = (
+            log_file(self._folder, name, self._resumes)
+            for name in ("evaluations.csv", "evaluations.npz", BEST_AGENT, BEST_STATISTICS)
+        )
+        self._evaluations = read_evaluations(self._episodes_file)
+        self._check_n_episodes()
+        self._best_mean = self._best_so_far(table_file)
+        for file in (self._best_file, self._best_statistics):
+            # What cannot be compared with must not be replaced by a worse one.
+            if self._best_mean == -np.inf and file.exists():
+                file.rename(next_free(file))
+        self._table = CsvLog(table_file)
+
+    def _check_n_episodes(self) -> None:
+        before = self._evaluations.results.shape[1] if self._evaluations is not None else len(self._seeds)
+        if before != len(self._seeds):
+            raise UserError(
+                f"n_episodes is {len(self._seeds)}, and {self._episodes_file} of the resumed training holds evaluations of "
+                f"{before}: their scores cannot be compared; give {before}, or another folder"
+            )
+
+    def _best_so_far(self, table_file: Path) -> float:
+        """Return the best mean score of this training; -inf if there is none yet."""
+        table = read_table(table_file)
+        means = table.where_finite("mean")[0] if table is not None and "mean" in table else np.empty(0)
+        if not len(means) and self._evaluations is not None:
+            means = self._evaluations.results.mean(axis=1)
+        return float(np.max(means, initial=-np.inf))
 
     def _on_step(self) -> bool:
         super()._on_step()
@@ -125,7 +157,7 @@ class ValidationCallback(RunCallback):
             pipeline = read_run(self.run_dir).pipeline
             return pipeline_env(pipeline, renderer=self._renderer), pipeline.wrap_vec_env, pipeline.normalize
         factory, skipped = (self._make_env, []) if self._make_env is not None else self._factory_like_training()
-        skipped += [name for name, repeated in vec_wrappers_of(self.training_env) if not repeated]
+        skipped += not_repeated(self.training_env)
         if skipped:
             warnings.warn(
                 f"validation plays without {', '.join(skipped)}, which it cannot repeat: pass make_env to ValidationCallback "
@@ -148,7 +180,7 @@ class ValidationCallback(RunCallback):
             kwargs["max_episode_steps"] = spec.max_episode_steps or -1  # -1: gymnasium's word for no limit
         added = spec.additional_wrappers[len(registered.additional_wrappers) :]
         wrappers = [WrapperCall(wrapper.entry_point, wrapper.kwargs) for wrapper in added if wrapper.kwargs is not None]
-        left_out = [wrapper.name for wrapper in added if wrapper.kwargs is None and wrapper.name != "Monitor"]
+        left_out = [wrapper.name for wrapper in added if wrapper.kwargs is None and wrapper.entry_point != _MONITOR]
         return pipeline_env(Pipeline(spec.id, kwargs, tuple(wrappers)), renderer=self._renderer), left_out
 
     def _validate(self) -> None:
@@ -179,64 +211,32 @@ class ValidationCallback(RunCallback):
         best = summary.mean > self._best_mean
         if best:
             self._best_mean = summary.mean
-            new = self._best_file.with_suffix(".new.zip")
-            self.model.save(new)
-            new.replace(self._best_file)
+            with replacing(self._best_file) as file:
+                self.model.save(file)
             if self.model.get_vec_normalize_env() is not None:
                 self._save_statistics(self._best_statistics)
-        self._episodes.append(self.model.num_timesteps, results)
+        self._store_episodes(results)
         # Last, since a resumed training takes its best score from here.
-        _append_row(self._file, row)
+        self._table.append(row)
         self.logger.record("eval/mean_score", summary.mean)
         self.logger.record("eval/laps_finished", summary.laps_finished)
         self.logger.record("eval/best_mean_score", self._best_mean)
         kept = f"the best so far, kept as {self._best_file}" if best else f"best {self._best_mean:.1f}"
         tqdm.write(f"validation at {self._frames:,} frames: {summary.mean:.1f} +- {summary.std:.1f} ({kept})", sys.stderr)
 
+    def _store_episodes(self, results: Sequence[EpisodeResult]) -> None:
+        row = Evaluations(
+            np.array([self.model.num_timesteps]),
+            np.array([[result.score for result in results]]),
+            np.array([[result.steps for result in results]]),
+        )
+        before = [self._evaluations] if self._evaluations is not None else []
+        self._evaluations = Evaluations(*map(np.concatenate, zip(*before, row, strict=True)))
+        write_evaluations(self._episodes_file, self._evaluations)
+
     def _save_statistics(self, file: Path) -> None:
         normalize = self.model.get_vec_normalize_env()
         assert normalize is not None
         file.parent.mkdir(parents=True, exist_ok=True)
-        normalize.save(str(file))
-
-
-class _Episodes:
-    """The file evaluations.npz: `timesteps` `(n,)`, `results` and `ep_lengths` `(n, n_episodes)` of n evaluations."""
-
-    def __init__(self, file: Path, n_episodes: int) -> None:
-        self._file = file
-        self._rows: dict[str, list[Any]] = {"timesteps": [], "results": [], "ep_lengths": []}
-        if file.exists():
-            with np.load(file) as stored:
-                self._rows = {name: list(stored[name]) for name in self._rows}
-            before = len(self._rows["results"][0])
-            if before != n_episodes:
-                raise UserError(
-                    f"n_episodes is {n_episodes}, and {file} of the training that goes on holds evaluations of {before}: "
-                    f"their scores cannot be compared; give {before}, or another folder"
-                )
-
-    def append(self, steps: int, results: list[EpisodeResult]) -> None:
-        row = {"timesteps": steps, "results": [r.score for r in results], "ep_lengths": [r.steps for r in results]}
-        for name, value in row.items():
-            self._rows[name].append(value)
-        timesteps, scores, lengths = (np.array(values) for values in self._rows.values())
-        new = self._file.with_suffix(".new.npz")
-        np.savez(new, timesteps=timesteps, results=scores, ep_lengths=lengths)
-        new.replace(self._file)
-
-
-def _append_row(file: Path, row: dict[str, Any]) -> None:
-    new = not file.exists()
-    with file.open("a", newline="") as stream:
-        writer = csv.DictWriter(stream, row)
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
-
-
-def _best_in(file: Path) -> float:
-    if not file.exists():
-        return -np.inf
-    with file.open(newline="") as stream:
-        return max((float(row["mean"]) for row in csv.DictReader(stream)), default=-np.inf)
+        with replacing(file) as temporary:
+            normalize.save(str(temporary))

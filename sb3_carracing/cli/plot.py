@@ -1,6 +1,8 @@
 """`plot`: draw the learning curves of one or several runs."""
 
 import argparse
+import sys
+import warnings
 from pathlib import Path
 
 from sb3_carracing.plotting import PANELS, plot_runs
@@ -16,7 +18,13 @@ def main(argv: list[str]) -> None:
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="default: RUN/plots; for several runs: plots")
     args = parser.parse_args(argv)
     folder = args.output or (args.runs[0] / "plots" if len(args.runs) == 1 else Path("plots"))
-    files = plot_runs(args.runs, folder)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            files = plot_runs(args.runs, folder)
+        finally:
+            for message in dict.fromkeys(str(warning.message) for warning in caught):
+                print(f"warning: {message}", file=sys.stderr)
     missing = [key for key in PANELS if folder / f"{key}.png" not in files]
     if missing:
         print(f"no data for: {', '.join(missing)}")

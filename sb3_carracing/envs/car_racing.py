@@ -17,6 +17,7 @@ from gymnasium.utils import EzPickle
 from gymnasium.utils.seeding import np_random
 
 from sb3_carracing.checks import one_of, whole_number
+from sb3_carracing.envs.counts import Counts, put_counts
 from sb3_carracing.envs.fast import track
 from sb3_carracing.envs.fast.camera import Camera
 from sb3_carracing.envs.fast.car import FastCar, Ground, TileContacts
@@ -222,6 +223,7 @@ class CarRacing(stock.CarRacing):
             terminated, truncated, info = self._come_to_a_standstill(self._standstill)
         self._unfinished = (terminated or truncated) and not info.get("lap_finished", False)
         info["frames"], info["score"], info["episode_over"] = self._frames, self._score, terminated or truncated
+        put_counts(info, Counts(self._score, self._frames, terminated or truncated, info.get("lap_finished", False)))
         self.state = self._render("state_pixels")
         return self.state, total, terminated, truncated, info
 

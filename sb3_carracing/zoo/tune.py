@@ -275,14 +275,14 @@ class TuningManager(CarRacingExperimentManager):
         """Play the validation tracks: the same for all trials, whole episodes, raw score."""
         training_env = model.get_env()
         assert training_env is not None
-        vec_wrappers = Pipeline(self.env_name.gym_id, vec_wrappers=wrapper_calls(self._entry.get("vec_env_wrapper")))
+        vec_wrappers = wrapper_calls(self._entry.get("vec_env_wrapper"))
         return evaluate(
             model,
             self._make_evaluation_env,
             range(VALIDATION_SEED, VALIDATION_SEED + self.n_eval_episodes),
             actions="deterministic" if self.deterministic_eval else "sample",
             n_envs=self.n_eval_envs,
-            wrap_vec_env=lambda venv: wrap_alike(training_env, vec_wrappers.wrap_vec_env(venv)),
+            wrap_vec_env=lambda venv: wrap_alike(training_env, venv, vec_wrappers),
         )
 
     def _report(self, study: optuna.Study) -> None:

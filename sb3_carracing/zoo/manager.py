@@ -20,7 +20,7 @@ from sb3_carracing.callbacks import ValidationCallback
 from sb3_carracing.envs.registration import CAR_RACING
 from sb3_carracing.files import hyperparams_file
 from sb3_carracing.runs import seed_to_go_on, statistics_of
-from sb3_carracing.vec_env import SharedMemoryVecEnv
+from sb3_carracing.vec_env import process_vec_env_class
 from sb3_carracing.zoo.best import as_yaml, trial_entry
 from sb3_carracing.zoo.study import find_trial, load_study
 
@@ -54,7 +54,7 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         self.interrupted = False
         self._made_folder = False
         if bound.get("vec_env_type") == "subproc":
-            self.vec_env_class = SharedMemoryVecEnv
+            self.vec_env_class = process_vec_env_class()
 
     def create_envs(self, *args: Any, **kwargs: Any) -> VecEnv:
         """Create the environments as rl-zoo3 does; those of ours put their raw score into monitor.csv as well."""

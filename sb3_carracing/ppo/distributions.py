@@ -6,7 +6,7 @@ using the Beta Distribution", section 4: an action in `[low, high]` is `low + (h
 scaled action, so the rest of SB3 need not know that the policy is not Gaussian.
 """
 
-from typing import Self, get_args
+from typing import Literal, Self, TypeAlias, get_args
 
 import numpy as np
 import torch as th
@@ -17,7 +17,9 @@ from torch.distributions import Beta, kl_divergence
 from torch.nn.functional import softplus
 
 from sb3_carracing.checks import one_of
-from sb3_carracing.ppo.options import DeterministicAction, Parameterization
+
+Parameterization: TypeAlias = Literal["softplus", "exp", "mode"]
+DeterministicAction: TypeAlias = Literal["mean", "mode"]
 
 # In float32 a sample mapped to the bounds can equal a bound, where the log-probability is -inf. The same clamp
 # serves the rollout (which samples) and the update (which maps actions back).
@@ -126,8 +128,7 @@ class BetaDistribution(Distribution):
         # Kept beside alpha and beta: alpha - 1 would lose all digits of a small excess.
         self._excess_alpha, self._excess_beta = excess_alpha, excess_beta
         self.distribution = Beta(1.0 + excess_alpha, 1.0 + excess_beta, validate_args=False)
-        self._to_device(raw)
-        return self
+        return self.to(params.device)
 
     def _excesses(self, first: th.Tensor, second: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """Return `(alpha - 1, beta - 1)`, both >= 0, from the two halves of the raw outputs."""
@@ -144,10 +145,14 @@ class BetaDistribution(Distribution):
         factor = limit / (excess_alpha + excess_beta).clamp(min=limit)
         return excess_alpha * factor, excess_beta * factor
 
-    def _to_device(self, like: th.Tensor) -> None:
-        if self.low.device != like.device or self.low.dtype != like.dtype:
-            self.low, self.width = self.low.to(like), self.width.to(like)
-            self._low32, self._high32 = self._low32.to(like.device), self._high32.to(like.device)
+    def to(self, device: th.device) -> Self:
+        """Move the bounds to a device, in the dtype in which the density is computed there, and return self."""
+        dtype = _exact_dtype(device)
+        if self.low.device != device or self.low.dtype != dtype:
+            self._low32, self._high32 = self._low32.to(device), self._high32.to(device)
+            self.width = self.width.to(device, dtype)
+            self.low = self.low.to(device, dtype)  # last: it tells other threads that all is there
+        return self
 
     @property
     def alpha(self) -> th.Tensor:

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
@@ -36,7 +36,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from tqdm import tqdm
 
 from sb3_carracing.checks import one_of
-from sb3_carracing.envs.training_rules import TrainingRules
+from sb3_carracing.envs.training_rules import evaluation_kwargs
 from sb3_carracing.files import next_free
 from sb3_carracing.runs import Pipeline, WrapperCall, load_agent, read_run, wrapper_calls
 from sb3_carracing.system import n_cores, no_window
@@ -52,9 +52,6 @@ TEST_SEED = 1_000_000
 VALIDATION_SEED = 2_000_000
 RECORDING_SEED = 3_000_000
 N_TEST_TRACKS = 100
-
-TRAINING_ONLY = (*(field.name for field in fields(TrainingRules)), "max_episode_steps")
-"""Keywords for a CarRacing that change rewards or ends; no evaluation passes them on."""
 
 
 class Model(Protocol):
@@ -200,8 +197,9 @@ def pipeline_env(
         ValueError: the id or the renderer is unknown, or with a renderer the id is not a CarRacing.
     """
     spec = env_spec(pipeline.env_id)
-    left_out = TRAINING_ONLY if is_car_racing(spec) else ()
-    kwargs = {key: value for key, value in (spec.kwargs | pipeline.env_kwargs).items() if key not in left_out}
+    kwargs = spec.kwargs | pipeline.env_kwargs
+    if is_car_racing(spec):
+        kwargs = evaluation_kwargs(kwargs)
     spec = replace(spec, kwargs={})  # `gym.make` would add what was filtered out.
     views: list[WrapperCall] = []
     if renderer is not None:

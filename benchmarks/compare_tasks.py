@@ -20,8 +20,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from sb3_carracing.evaluation import evaluate, pipeline_env
-from sb3_carracing.runs import load_agent, read_run
+from sb3_carracing.agents import load_agent
+from sb3_carracing.evaluation import evaluate
+from sb3_carracing.pipelines import pipeline_env
+from sb3_carracing.runs import read_run
 
 TASKS = {"Pendulum-v1": 100_000, "MountainCarContinuous-v0": 20_000, "LunarLanderContinuous-v3": 300_000}
 ALGORITHMS = ("ppo", "beta_ppo")

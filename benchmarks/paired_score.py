@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sb3_carracing.evaluation import Renderer, evaluate, pipeline_env
-from sb3_carracing.runs import load_agent, read_run
+from sb3_carracing.agents import load_agent
+from sb3_carracing.evaluation import evaluate
+from sb3_carracing.pipelines import Renderer, pipeline_env
+from sb3_carracing.runs import read_run
 
 FIRST_SEED = 4_000_000
 RENDERERS: tuple[Renderer, ...] = ("fast", "stock")

@@ -4,6 +4,7 @@ import importlib
 import os
 import sys
 
+from sb3_carracing.errors import UserError
 from sb3_carracing.system import no_window
 
 USAGE = """\
@@ -34,10 +35,10 @@ python -m sb3_carracing <command> --help tells the arguments.
 """
 # Command -> module and function; imported only when called for.
 OWN_COMMANDS = {
-    "evaluate": ("sb3_carracing.evaluation", "main"),
-    "plot": ("sb3_carracing.plotting", "main"),
-    "record": ("sb3_carracing.recording", "main"),
-    "preview": ("sb3_carracing.recording", "preview_main"),
+    "evaluate": ("sb3_carracing.cli.evaluate", "main"),
+    "plot": ("sb3_carracing.cli.plot", "main"),
+    "record": ("sb3_carracing.cli.record", "main"),
+    "preview": ("sb3_carracing.cli.preview", "main"),
 }
 ZOO_COMMANDS = (
     *("train", "enjoy", "record_video", "record_training", "plot_train", "all_plots", "plot_from_file"),
@@ -65,7 +66,10 @@ def main(argv: list[str] | None = None) -> None:
     except ModuleNotFoundError as error:
         sys.exit(_fail(f"{command} needs {error.name}, which is not installed: pip install 'sb3-carracing[zoo]'"))
     if command in OWN_COMMANDS:
-        run(arguments)
+        try:
+            run(arguments)
+        except (UserError, OSError) as error:
+            sys.exit(_fail(str(error)))
         return
     try:
         if command == "train_and_report":

@@ -1,20 +1,25 @@
 """Learning curves of one or several runs as PNG files, from the CSV files in their folders alone.
 
-actor_loss, critic_loss, entropy and kl come from progress.csv, evaluation from evaluations.csv (else from rl-zoo3's
-evaluations.npz), score with its 100-episode average from monitor.csv; all.png has them side by side.
+actor_loss, critic_loss, entropy and kl come from progress.csv. evaluation comes from evaluations.csv, else from rl-zoo3's
+evaluations.npz. score and its mean of 100 episodes come from monitor.csv. all.png has all of them side by side.
 """
 
-import argparse
+import io
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd  # type: ignore[import-untyped]
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from stable_baselines3.common.monitor import LoadMonitorResultsError, load_results
+
+from sb3_carracing.deprecated import old_names
+from sb3_carracing.errors import UserError
+from sb3_carracing.files import check_writable, write_atomically
+from sb3_carracing.logs import read_episodes, read_evaluations, read_table
+
+__getattr__ = old_names(__name__)
 
 AVERAGED_EPISODES = 100
 _X_COLUMNS = {"time/frames": "frames", "time/total_timesteps": "steps"}
@@ -22,7 +27,16 @@ _X_COLUMNS = {"time/frames": "frames", "time/total_timesteps": "steps"}
 
 @dataclass(frozen=True)
 class Curve:
-    """Points, each array of shape (n,), and what is on the axes; `spread` is a +- band around y."""
+    """Points of a diagram.
+
+    Attributes:
+        x: `(n,)`.
+        y: `(n,)`.
+        x_name: label of the axis.
+        y_name: label of the axis.
+        spread: `(n,)`, half the width of a band around y.
+        average: `(n,)`, a smooth line through y.
+    """
 
     x: np.ndarray
     y: np.ndarray
@@ -34,7 +48,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """One diagram: its title and what reads its curve from a run folder (None if the run has not got it)."""
+    """One diagram: its title, and what reads its curve from a run folder or returns None."""
 
     title: str
     read: Callable[[Path], Curve | None]
@@ -42,45 +56,64 @@ class Panel:
 
 def _logged(column: str, sign: float = 1.0) -> Callable[[Path], Curve | None]:
     def read(run: Path) -> Curve | None:
-        table = _table(run / "progress.csv")
+        table = read_table(run / "progress.csv")
         if table is None or column not in table:
             return None
-        logged = table[column].notna()
-        y = sign * table[column][logged].to_numpy(float)
+        y = sign * table.numbers(column)
+        logged = np.isfinite(y)
+        if not logged.any():
+            return None
         x_name = next((name for name in _X_COLUMNS if name in table), "")
-        # SB3 logs an update with the rollout after it; it is drawn where it took place, at the end of the one before.
-        x = table[x_name].ffill().shift(1)[logged].to_numpy(float) if x_name else np.arange(len(y))
-        return Curve(x, y, _X_COLUMNS.get(x_name, "updates"))
+        # SB3 logs an update with the rollout after it. It is drawn where it took place, at the end of the one before.
+        x = _shift(_fill_forward(table.numbers(x_name)))[logged] if x_name else np.arange(logged.sum(), dtype=float)
+        return Curve(x, y[logged], _X_COLUMNS.get(x_name, "updates"))
 
     return read
 
 
+def _fill_forward(x: np.ndarray) -> np.ndarray:
+    """Replace each NaN by the last number before it."""
+    last = np.maximum.accumulate(np.where(np.isnan(x), 0, np.arange(len(x))))
+    return np.asarray(x[last])
+
+
+def _shift(x: np.ndarray) -> np.ndarray:
+    return np.concatenate([[np.nan], x[:-1]])
+
+
 def _evaluation(run: Path) -> Curve | None:
-    table = _table(run / "evaluations.csv")
-    if table is not None:
-        # A trial of a search counts steps, and has no deviation.
-        x_name = "frames" if "frames" in table else "steps"
-        spread = table["std"].to_numpy(float) if "std" in table else None
-        return Curve(table[x_name].to_numpy(float), table["mean"].to_numpy(float), x_name, "raw score", spread=spread)
-    if not (run / "evaluations.npz").is_file():
+    table = read_table(run / "evaluations.csv")
+    # A trial of a search counts steps, and has no deviation.
+    x_name = next((name for name in ("frames", "steps") if table is not None and name in table), None)
+    if table is not None and x_name is not None and "mean" in table:
+        spread_name = "std" if "std" in table else "mean"
+        x, y, spread = table.where_finite(x_name, "mean", spread_name)
+        if len(x):
+            return Curve(x, y, x_name, "raw score", spread=spread if "std" in table else None)
+    evaluations = read_evaluations(run / "evaluations.npz")
+    if evaluations is None or not len(evaluations.timesteps):
         return None
-    with np.load(run / "evaluations.npz") as saved:
-        returns = saved["results"]
-        return Curve(saved["timesteps"], returns.mean(axis=1), "steps", "return", spread=returns.std(axis=1))
+    returns = evaluations.results
+    return Curve(evaluations.timesteps, returns.mean(axis=1), "steps", "return", spread=returns.std(axis=1))
 
 
 def _score(run: Path) -> Curve | None:
-    try:
-        episodes = load_results(str(run))
-    except LoadMonitorResultsError:
+    episodes = read_episodes(run)
+    if episodes is None:
         return None
-    if episodes.empty:
-        return None
-    # Monitor's "r" is what training pays, "l" its steps; runs of ours have the raw score and frames beside them.
-    y, y_name = ("score", "raw score") if "score" in episodes else ("r", "training return")
-    x, x_name = ("frames", "frames") if "frames" in episodes else ("l", "steps")
-    average = episodes[y].rolling(AVERAGED_EPISODES, min_periods=1).mean().to_numpy(float)
-    return Curve(episodes[x].cumsum().to_numpy(float), episodes[y].to_numpy(float), x_name, y_name, average=average)
+    # Monitor's "r" is the training return, "l" counts steps. Runs of CarRacing have both of the raw score and frames.
+    is_ours = all(name in episodes and np.isfinite(episodes[name]).all() for name in ("score", "frames"))
+    y, y_name = (episodes["score"], "raw score") if is_ours else (episodes["r"], "training return")
+    x, x_name = (episodes["frames"], "frames") if is_ours else (episodes["l"], "steps")
+    return Curve(x.cumsum(), y, x_name, y_name, average=_moving_average(y, AVERAGED_EPISODES))
+
+
+def _moving_average(y: np.ndarray, n: int) -> np.ndarray:
+    """Return the mean of the last n values at each place, of all so far where there are fewer."""
+    sums = np.concatenate([[0.0], y.cumsum()])
+    ends = np.arange(1, len(y) + 1)
+    starts = np.maximum(ends - n, 0)
+    return np.asarray((sums[ends] - sums[starts]) / (ends - starts))
 
 
 PANELS = {
@@ -95,15 +128,22 @@ PANELS = {
 
 
 def plot_runs(runs: Sequence[str | Path], folder: str | Path) -> list[Path]:
-    """Draw every diagram that any run has data for, and all of them together; return the files.
+    """Draw every diagram that any run has data for, and all of them together.
+
+    Args:
+        runs: run folders.
+        folder: where the PNG files go.
+
+    Returns:
+        The files.
 
     Raises:
-        ValueError: a folder does not exist, or none holds anything to draw.
+        UserError: a folder does not exist, or none holds anything to draw.
     """
     folders = [Path(run) for run in runs]
     for run in folders:
         if not run.is_dir():
-            raise ValueError(f"there is no run folder {run}")
+            raise UserError(f"there is no run folder {run}")
     names = _short_names(folders)
     curves = {
         key: found
@@ -112,9 +152,9 @@ def plot_runs(runs: Sequence[str | Path], folder: str | Path) -> list[Path]:
     }
     if not curves:
         where = ", ".join(map(str, folders))
-        raise ValueError(f"nothing to plot: no progress.csv, evaluations.csv or monitor.csv with a row in {where}")
+        raise UserError(f"nothing to plot: no progress.csv, evaluations.csv or monitor.csv with a row in {where}")
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    check_writable(folder)
     files = [_draw(folder / f"{key}.png", {key: found}) for key, found in curves.items()]
     return [*files, _draw(folder / "all.png", curves)]
 
@@ -129,7 +169,9 @@ def _draw(file: Path, curves: dict[str, dict[str, Curve]]) -> Path:
         _draw_panel(axis, PANELS[key].title, found)
     for axis in axes.flat[len(curves) :]:
         axis.set_axis_off()
-    figure.savefig(file, dpi=110)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110)
+    write_atomically(file, content.getvalue())
     return file
 
 
@@ -151,14 +193,6 @@ def _draw_panel(axis: Axes, title: str, curves: dict[str, Curve]) -> None:
     axis.legend(fontsize="small")
 
 
-def _table(file: Path) -> pd.DataFrame | None:
-    try:
-        table = pd.read_csv(file)
-    except (FileNotFoundError, pd.errors.EmptyDataError):
-        return None
-    return None if table.empty else table
-
-
 def _short_names(runs: Sequence[Path]) -> dict[str, Path]:
     """Name each run by as many last parts of its path as it takes to tell them apart."""
     paths = list(dict.fromkeys(run.resolve() for run in runs))
@@ -167,23 +201,3 @@ def _short_names(runs: Sequence[Path]) -> dict[str, Path]:
         if len(names) == len(paths):
             break
     return names
-
-
-def main(argv: list[str]) -> None:
-    """Run `python -m sb3_carracing plot`; bad input ends with one sentence and exit code 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sb3_carracing plot",
-        description="Draw learning curves: actor loss, critic loss, entropy, KL, evaluation return and score.",
-    )
-    parser.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="run folder; several share each diagram")
-    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="default: RUN/plots, of several runs: plots")
-    args = parser.parse_args(argv)
-    folder = args.output or (args.runs[0] / "plots" if len(args.runs) == 1 else Path("plots"))
-    try:
-        files = plot_runs(args.runs, folder)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
-    missing = [key for key in PANELS if folder / f"{key}.png" not in files]
-    if missing:
-        print(f"no data for: {', '.join(missing)}")
-    print(f"written: {folder}/ {' '.join(file.name for file in files)}")

@@ -1,6 +1,5 @@
-"""Films of laps on stock CarRacing, and the picture that shows what an agent sees."""
+"""Films of laps on stock CarRacing, and the image that shows what an agent sees."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,37 +10,34 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_carracing.evaluation import (
-    RECORDING_SEED,
-    Agent,
-    EpisodeResult,
-    add_agent_arguments,
-    check_pipeline,
-    evaluate,
-    open_agent,
-    pipeline_env,
-)
+from sb3_carracing.agents import Agent
+from sb3_carracing.deprecated import old_names
+from sb3_carracing.envs.counts import counts_of
+from sb3_carracing.errors import UserError
+from sb3_carracing.evaluation import RECORDING_SEED, EpisodeResult, check_pipeline, evaluate
 from sb3_carracing.files import next_free
-from sb3_carracing.runs import TRAINED_AGENTS, Pipeline, WrapperCall, read_run
+from sb3_carracing.pipelines import Pipeline, WrapperCall, pipeline_env
 from sb3_carracing.system import no_window
 
+__getattr__ = old_names(__name__)
+
 FRAMES_PER_SECOND = 50
-"""CarRacing's physics."""
+"""Rate of CarRacing's physics."""
 
 GIF_SIZE = (300, 200)
 GIF_EVERY = 5
 GIF_LIMIT = 5_000_000
-"""A GIF of a whole episode shows every fifth frame, at the speed of the game, and stays below 5 MB."""
+"""Bytes. A GIF of a whole episode shows every fifth frame, at the speed of the game, and stays below this."""
 
 
 class Film(gym.Wrapper[Any, Any, Any, Any]):
     """Film every episode of an environment with `render_mode="rgb_array"` and write it to `folder` at the end.
 
-    Goes below whatever repeats frames, above what puts `score` and `frames` into `info` (`RawScore`).
+    It belongs below whatever repeats frames, and above what counts them (`RawScore`).
 
     Args:
-        env: makes the pictures.
-        folder: for files `track_<seed>_score_<score>.gif`, or `.mp4`; none is overwritten, but numbered.
+        env: renders the frame images.
+        folder: for files `track_<seed>_score_<score>.gif`, or `.mp4`. None is overwritten; a number is added.
         mp4: MP4 with every frame (needs moviepy) instead of GIF with every fifth.
     """
 
@@ -53,57 +49,58 @@ class Film(gym.Wrapper[Any, Any, Any, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin a film."""
         self._seed = seed
-        self._pictures: list[np.ndarray] = []
+        self._images: list[np.ndarray] = []
         observation, info = self.env.reset(seed=seed, options=options)
         self._shoot(0, 0.0)
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Add a picture where one is due; write the film when the episode is over."""
+        """Add a frame image where one is due, and write the film when the episode is over."""
         observation, reward, terminated, truncated, info = self.env.step(action)
-        over = terminated or truncated
-        if self._mp4 or over or info["frames"] % GIF_EVERY == 0:
-            self._shoot(info["frames"], info["score"])
+        over, counts = terminated or truncated, counts_of(info)
+        assert counts is not None, "Film belongs around what counts"
+        if self._mp4 or over or counts.frames % GIF_EVERY == 0:
+            self._shoot(counts.frames, counts.score)
         if over:
-            name = f"track_{self._seed}_score_{info['score']:.0f}"
+            name = f"track_{self._seed}_score_{counts.score:.0f}"
             self._folder.mkdir(parents=True, exist_ok=True)
             if self._mp4:
-                write_mp4(self._pictures, next_free(self._folder / f"{name}.mp4"))
+                write_mp4(self._images, next_free(self._folder / f"{name}.mp4"))
             else:
-                write_gif(self._pictures, next_free(self._folder / f"{name}.gif"))
-            self._pictures = []
+                write_gif(self._images, next_free(self._folder / f"{name}.gif"))
+            self._images = []
         return observation, reward, terminated, truncated, info
 
     def _shoot(self, frame: int, score: float) -> None:
-        picture = Image.fromarray(np.asarray(self.env.render()))
+        image = Image.fromarray(np.asarray(self.env.render()))
         if not self._mp4:
-            picture = picture.resize(GIF_SIZE, Image.Resampling.BOX)
-        # An array is three bytes a pixel, PIL's picture four: a film at full size is some 1,000 of them.
-        self._pictures.append(np.asarray(with_caption(picture, f"frame {frame}   score {score:.1f}")))
+            image = image.resize(GIF_SIZE, Image.Resampling.BOX)
+        # An array takes three bytes per pixel, PIL's image four: a film at full size has some 1,000 of them.
+        self._images.append(np.asarray(with_caption(image, f"frame {frame}   score {score:.1f}")))
 
 
-def with_caption(picture: Image.Image, caption: str) -> Image.Image:
-    """Return `picture` with white words on a dark strip along its top."""
-    picture = picture.convert("RGB")
-    height = max(picture.height // 14, 12)
-    draw = ImageDraw.Draw(picture)
-    draw.rectangle((0, 0, picture.width, height), fill=(20, 20, 20))
+def with_caption(image: Image.Image, caption: str) -> Image.Image:
+    """Return `image` with white text on a dark strip along its top."""
+    image = image.convert("RGB")
+    height = max(image.height // 14, 12)
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((0, 0, image.width, height), fill=(20, 20, 20))
     draw.text((height // 2, height // 2), caption, fill="white", font=ImageFont.load_default(height * 0.8), anchor="lm")
-    return picture
+    return image
 
 
 def write_gif(frames: Sequence[np.ndarray], file: Path) -> None:
-    """Write pictures (height, width, 3) uint8 that are `GIF_EVERY` frames apart.
+    """Write images `(height, width, 3)` uint8 that are `GIF_EVERY` frames apart.
 
-    Fewer colours, then fewer pictures, if the file grows past 5 MB.
+    If the file grows past `GIF_LIMIT`, it gets fewer colours, then fewer images.
     """
-    pictures = [Image.fromarray(frame) for frame in frames]
+    images = [Image.fromarray(frame) for frame in frames]
     for n_colors, step in ((64, 1), (32, 1), (32, 2), (16, 4)):
-        # One palette for all: it does not flicker, and equal pixels of two pictures need no bytes.
+        # One palette for all: it does not flicker, and equal pixels of two images need no bytes.
         samples = frames[:: max(1, len(frames) // 8)]
         palette = Image.fromarray(np.concatenate(samples)).quantize(n_colors)
-        kept = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures[:-1:step]]
-        last = pictures[-1].quantize(palette=palette, dither=Image.Dither.NONE)
+        kept = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images[:-1:step]]
+        last = images[-1].quantize(palette=palette, dither=Image.Dither.NONE)
         duration = 1000 * GIF_EVERY * step // FRAMES_PER_SECOND
         durations = [*[duration] * len(kept), 2000]
         first, *rest = [*kept, last]
@@ -113,16 +110,20 @@ def write_gif(frames: Sequence[np.ndarray], file: Path) -> None:
 
 
 def write_mp4(frames: Sequence[np.ndarray], file: Path) -> None:
-    """Write pictures (height, width, 3) uint8 that are one frame apart; ValueError without moviepy."""
-    clip = _moviepy()(frames, fps=FRAMES_PER_SECOND)
+    """Write images `(height, width, 3)` uint8 that are one frame apart.
+
+    Raises:
+        UserError: moviepy is not installed.
+    """
+    clip = _clip_class()(frames, fps=FRAMES_PER_SECOND)
     clip.write_videofile(str(file), logger=None, audio=False)
 
 
-def _moviepy() -> Any:
+def _clip_class() -> Any:
     try:
         from moviepy.video.io.ImageSequenceClip import ImageSequenceClip
     except ImportError as error:
-        raise ValueError("--mp4 needs moviepy: pip install 'sb3-carracing[video]'") from error
+        raise UserError("--mp4 needs moviepy: pip install 'sb3-carracing[video]'") from error
     return ImageSequenceClip
 
 
@@ -137,24 +138,37 @@ def record(
 ) -> list[EpisodeResult]:
     """Film one episode of stock CarRacing-v3 on each track and return the results.
 
+    Args:
+        agent: the driver.
+        folder: where the films go, see `Film`.
+        seeds: of the tracks.
+        actions: see `evaluate`.
+        mp4: see `Film`.
+        progress: show a progress bar.
+
     Raises:
-        ValueError: before the first episode, if anything does not fit.
+        UserError: something does not fit; raised before the first episode.
     """
     if mp4:
-        _moviepy()
+        _clip_class()
+    check_pipeline(agent.model, pipeline_env(agent.pipeline), agent.pipeline.wrap_vec_env)
     film = WrapperCall(f"{__name__}.Film", {"folder": folder, "mp4": mp4})
     make_env = pipeline_env(agent.pipeline, render_mode="rgb_array", innermost=[film])
     wrap = agent.pipeline.wrap_vec_env
     return evaluate(agent.model, make_env, seeds, actions=actions, wrap_vec_env=wrap, progress=progress)
 
 
-def split_pictures(observation: np.ndarray) -> list[np.ndarray]:
-    """Return the pictures in an observation, oldest first: each (height, width) grey or (height, width, 3) colour.
+def split_images(observation: np.ndarray) -> list[np.ndarray]:
+    """Return the images in an observation, oldest first.
 
-    Takes one picture; a stack along a new first axis (gymnasium) or along the last one (SB3's VecFrameStack).
+    Args:
+        observation: one image, a stack along a new first axis (gymnasium), or along the last one (SB3's VecFrameStack).
+
+    Returns:
+        Images `(height, width)` if grey, `(height, width, 3)` if in colour.
 
     Raises:
-        ValueError: it holds no pictures.
+        UserError: the observation holds no images.
     """
     shape = observation.shape
     if observation.dtype == np.uint8 and len(shape) == 2:
@@ -166,14 +180,19 @@ def split_pictures(observation: np.ndarray) -> list[np.ndarray]:
         return list(observation) if first else list(np.moveaxis(observation, -1, 0))
     if observation.dtype == np.uint8 and len(shape) == 4 and shape[-1] == 3:
         return list(observation)
-    raise ValueError(f"there are no pictures in observations of shape {shape} and type {observation.dtype}")
+    raise UserError(f"there are no images in observations of shape {shape} and type {observation.dtype}")
 
 
 def preview(pipeline: Pipeline, file: Path, frames: int = 60) -> None:
-    """Draw, after some frames of random driving, the picture for people beside all that the agent sees.
+    """Draw the frame image for people beside what the agent sees, after some frames of random driving.
+
+    Args:
+        pipeline: what stands between the environment and the agent.
+        file: image file to write.
+        frames: frames to drive.
 
     Raises:
-        ValueError: the environment cannot be made or its observations are no pictures.
+        UserError: the environment cannot be made, or its observations are no images.
     """
     no_window()
     make_env = pipeline_env(pipeline, renderer=None, render_mode="rgb_array")
@@ -186,76 +205,20 @@ def preview(pipeline: Pipeline, file: Path, frames: int = 60) -> None:
     over = False
     while played < frames and not over:
         observation, _, (over,), infos = venv.step(np.array([venv.action_space.sample()]))
-        played = infos[0]["frames"]
+        counts = counts_of(infos[0])
+        played = counts.frames if counts is not None else played + 1
     raw = np.asarray(venv.render())
     venv.close()
     if isinstance(observation, dict):
-        raise ValueError(f"{pipeline.env_id} has observations of several parts: {', '.join(observation)}")
-    seen = split_pictures(np.asarray(observation)[0])
+        raise UserError(f"{pipeline.env_id} has observations of several parts: {', '.join(observation)}")
+    seen = split_images(np.asarray(observation)[0])
 
     figure = Figure(figsize=(4.5 + 2.2 * len(seen), 3.2), layout="constrained")
     axes = figure.subplots(1, 1 + len(seen), width_ratios=[1.8, *[1.0] * len(seen)], squeeze=False)[0]
     titles = [f"{pipeline.env_id}, frame {played}", *(f"step t-{age}" if age else "step t" for age in range(len(seen))[::-1])]
-    for axis, picture, title in zip(axes, [raw, *seen], titles, strict=True):
-        axis.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        axis.set_title(f"{title}\n{' x '.join(map(str, np.shape(picture)))}", fontsize="small")
+    for axis, image, title in zip(axes, [raw, *seen], titles, strict=True):
+        axis.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axis.set_title(f"{title}\n{' x '.join(map(str, np.shape(image)))}", fontsize="small")
         axis.set_axis_off()
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=120, bbox_inches="tight")
-
-
-def main(argv: list[str]) -> None:
-    """Run `python -m sb3_carracing record`; bad input ends with one sentence and exit code 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sb3_carracing record",
-        description="Film laps on stock CarRacing-v3 with the running score on them, as GIF files.",
-    )
-    add_agent_arguments(parser)
-    parser.add_argument("-n", type=int, default=1, metavar="N", help="number of laps (default: 1)")
-    parser.add_argument("--stochastic", action="store_true", help="sampled actions instead of deterministic ones")
-    parser.add_argument("--seed", type=int, default=RECORDING_SEED, metavar="S", help="first track (default: 3000000)")
-    parser.add_argument("--mp4", action="store_true", help="MP4 files with every frame (needs the video extra)")
-    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder (default: RUN/recordings)")
-    args = parser.parse_args(argv)
-    try:
-        if args.n < 1 or args.seed < 0:
-            raise ValueError(f"-n must be at least 1 and --seed at least 0, got {args.n} and {args.seed}")
-        if args.mp4:
-            _moviepy()
-        agent = open_agent(args)
-        make_env = pipeline_env(agent.pipeline)
-        check_pipeline(agent.model, make_env, agent.pipeline.wrap_vec_env)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
-    folder = args.output or agent.folder / "recordings"
-    actions = "sample" if args.stochastic else "deterministic"
-    try:
-        results = record(agent, folder, range(args.seed, args.seed + args.n), actions=actions, mp4=args.mp4, progress=True)
-    except KeyboardInterrupt:
-        parser.exit(130, "interrupted\n")
-    for result in results:
-        lap = "finished" if result.lap_finished else "not finished"
-        print(f"track {result.seed}: score {result.score:.1f} in {result.frames} frames, lap {lap}")
-    print(f"written to {folder}/")
-
-
-def preview_main(argv: list[str]) -> None:
-    """Run `python -m sb3_carracing preview`; bad input ends with one sentence and exit code 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sb3_carracing preview",
-        description="Draw the raw picture beside what the agent sees, for an environment id or a run.",
-    )
-    parser.add_argument("subject", metavar="ID|RUN", help="environment id, or run folder")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="picture (default: preview_<ID>.png)")
-    parser.add_argument("--frames", type=int, default=60, metavar="N", help="frames driven at random before (default: 60)")
-    args = parser.parse_args(argv)
-    try:
-        if not 1 <= args.frames <= 900:
-            raise ValueError(f"--frames must be from 1 to 900, got {args.frames}")
-        is_run = Path(args.subject).is_dir() or Path(args.subject).parts[:1] == (TRAINED_AGENTS,)
-        pipeline = read_run(args.subject).pipeline if is_run else Pipeline(args.subject)
-        file = args.output or Path(f"preview_{pipeline.env_id.replace('/', '-')}.png")
-        preview(pipeline, file, args.frames)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
-    print(f"written: {file}")

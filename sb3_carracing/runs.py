@@ -2,7 +2,7 @@
 
 logs/<algo>/<env-id>_<N>/            the run
     <env-id>.zip                     the last agent
-    best_model.zip                   the best one in validation
+    best_model.zip                   the best agent in validation
     best_model_vecnormalize.pkl      its running means, if the run normalised
     rl_model_<steps>_steps.zip       checkpoints
     rl_model_vecnormalize_<steps>_steps.pkl      their running means
@@ -10,81 +10,39 @@ logs/<algo>/<env-id>_<N>/            the run
     <env-id>/vecnormalize.pkl        running means, if the run normalised
 """
 
-import importlib
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 
-from sb3_carracing.files import data_dir
+from sb3_carracing.agents import Agent, check_algorithm, load_agent
+from sb3_carracing.deprecated import old_names
+from sb3_carracing.errors import UserError
+from sb3_carracing.files import data_dir, listing
+from sb3_carracing.pipelines import Pipeline, wrapper_calls
 
-ALGORITHMS = {
-    "beta_ppo": "sb3_carracing.BetaPPO",
-    **{name: f"stable_baselines3.{name.upper()}" for name in ("a2c", "ddpg", "dqn", "ppo", "sac", "td3")},
-    **{name: f"sb3_contrib.{name.upper()}" for name in ("ars", "qrdqn", "tqc", "trpo")},
-    "crossq": "sb3_contrib.CrossQ",
-    "ppo_lstm": "sb3_contrib.RecurrentPPO",
-}
-"""rl-zoo3's name of every algorithm and where its class is."""
+__getattr__ = old_names(__name__)
 
 BEST_AGENT = "best_model.zip"
 BEST_STATISTICS = "best_model_vecnormalize.pkl"
 
 TRAINED_AGENTS = "rl-trained-agents"
-"""rl-zoo3's name of a folder of trained agents; this package brings one."""
-
-
-@dataclass(frozen=True)
-class WrapperCall:
-    """A wrapper by dotted path and its keywords, as in a rl-zoo3 YAML; call it with the environment to wrap."""
-
-    path: str
-    kwargs: dict[str, Any] = field(default_factory=dict)
-
-    def __call__(self, env: Any) -> Any:
-        """Return `env` in the wrapper."""
-        return import_by_path(self.path)(env, **self.kwargs)
-
-
-@dataclass(frozen=True)
-class Pipeline:
-    """What a run puts between an environment and its agent.
-
-    env_id, env_kwargs: as given to `gymnasium.make`. wrappers: around each environment, innermost first.
-    vec_wrappers: around the vectorised environment. normalize: the run's vecnormalize.pkl, None if it does not
-    normalise. frame_stack: pictures that SB3's VecFrameStack stacks; None for no stacking.
-    """
-
-    env_id: str
-    env_kwargs: dict[str, Any] = field(default_factory=dict)
-    wrappers: tuple[WrapperCall, ...] = ()
-    vec_wrappers: tuple[WrapperCall, ...] = ()
-    normalize: Path | None = None
-    frame_stack: int | None = None
-
-    def wrap_vec_env(self, venv: VecEnv) -> VecEnv:
-        """Wrap a vectorised environment in rl-zoo3's order, with frozen normalisation; ValueError if its file lacks."""
-        for wrapper in self.vec_wrappers:
-            venv = wrapper(venv)
-        if self.normalize is not None:
-            if not self.normalize.is_file():
-                raise ValueError(f"the run normalises, but its statistics {self.normalize} are missing")
-            venv = VecNormalize.load(str(self.normalize), venv)
-            venv.training = False
-            venv.norm_reward = False
-        return VecFrameStack(venv, self.frame_stack) if self.frame_stack else venv
+"""rl-zoo3's name of a folder of trained agents. This package brings one."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder: its algorithm's name in `ALGORITHMS`, its pipeline, and the name of its last agent's file."""
+    """A run folder.
+
+    Attributes:
+        folder: where it is.
+        algo: its algorithm, a key of `ALGORITHMS`.
+        pipeline: what its training put between environment and agent.
+        last_agent: the file name of its last agent.
+    """
 
     folder: Path
     algo: str
@@ -92,12 +50,15 @@ class Run:
     last_agent: str
 
     def agent_file(self, *, checkpoint: int | None = None, best: bool = False, last: bool = False) -> Path:
-        """Return the file of an agent: the best if there is one, else the last, unless a keyword names one.
+        """Return the file of an agent: the best one if there is one, else the last, unless a keyword names another.
 
-        `last` is the one saved at the end; of a run that was killed, its latest checkpoint. `checkpoint` counts steps.
+        Args:
+            checkpoint: the checkpoint after so many steps.
+            best: the best agent in validation.
+            last: the agent saved at the end; of a run that was killed, its latest checkpoint.
 
         Raises:
-            ValueError: there is no such file; says what there is.
+            UserError: there is no such file; lists the files there are.
         """
         best_file, last_file = self.folder / BEST_AGENT, self._last_file()
         if checkpoint is not None:
@@ -108,13 +69,27 @@ class Run:
             wanted = last_file
         if not wanted.is_file():
             agents = sorted(path.name for path in self.folder.glob("*.zip"))
-            raise ValueError(f"no {wanted.name} in {self.folder}; it holds {_listing(agents, 'no agent')}")
+            raise UserError(f"no {wanted.name} in {self.folder}; it holds {listing(agents, 'no agent')}")
         return wanted
 
     def pipeline_of(self, file: Path) -> Pipeline:
         """Return the pipeline of one of the run's agents, which may have running means of its own."""
         statistics = statistics_of(file) if self.pipeline.normalize is not None else None
         return replace(self.pipeline, normalize=statistics) if statistics is not None else self.pipeline
+
+    def agent(self, file: Path, results: Path | None = None, device: str = "cpu") -> Agent:
+        """Load one of the run's agents.
+
+        Args:
+            file: of the agent, see `agent_file`.
+            results: folder for results about it; None for the run's.
+            device: torch device that it computes on.
+
+        Raises:
+            UserError: it cannot be loaded.
+        """
+        model, name = load_agent(file, self.algo, device), f"{self.folder.name}/{file.name}"
+        return Agent(name, model, self.algo, self.pipeline_of(file), file, results or self.folder)
 
     def _last_file(self) -> Path:
         saved = self.folder / self.last_agent
@@ -131,32 +106,41 @@ def statistics_of(agent: Path) -> Path | None:
     return statistics if statistics.is_file() else None
 
 
+def steps_in_name(checkpoint: Path) -> int:
+    """Return the number of steps in a checkpoint's name `rl_model_N_steps.zip`, -1 if there is none."""
+    steps = re.search(r"_(\d+)_steps", checkpoint.name)
+    return int(steps[1]) if steps else -1
+
+
 def seed_to_go_on(seed: int, steps: int) -> int:
-    """Return a seed for a training that goes on after `steps`: with the first one its tracks would come once more.
+    """Derive a seed for resuming at `steps`, so that the initial tracks are not replayed.
 
     It is at least 2**30, beyond the seeds of the test and validation tracks, and below 2**31.
     """
     return (1 << 30) + int(np.random.SeedSequence((seed, steps)).generate_state(1)[0]) % (1 << 30)
 
 
+def is_run(subject: str | Path) -> bool:
+    """Return whether a path is a folder here, or in the packaged `rl-trained-agents`."""
+    return Path(subject).is_dir() or Path(subject).parts[:1] == (TRAINED_AGENTS,)
+
+
 def read_run(folder: str | Path) -> Run:
-    """Read what a rl-zoo3 run folder says about its agent's pipeline.
+    """Read what a run folder of rl-zoo3 says about its agent's pipeline.
 
     `rl-trained-agents/...` is the packaged folder where there is none here.
 
     Raises:
-        ValueError: there is no such folder, or it is not a run's; says what is there.
+        UserError: there is no such folder, or it is no run folder; says what is there.
     """
     folder = Path(folder)
     if not folder.is_dir() and folder.parts[:1] == (TRAINED_AGENTS,):
         folder = data_dir(TRAINED_AGENTS).joinpath(*folder.parts[1:])
     if not folder.is_dir():
         near = sorted(path.name for path in folder.parent.glob("*/")) if folder.parent.is_dir() else []
-        raise ValueError(f"there is no run folder {folder}; {folder.parent} holds {_listing(near, 'no folder')}")
+        raise UserError(f"there is no run folder {folder}; {folder.parent} holds {listing(near, 'no folder')}")
     parameters = _parameter_folder(folder)
     config, args = _read_yaml(parameters / "config.yml"), _read_yaml(parameters / "args.yml")
-    algo = str(args.get("algo") or folder.parent.name)
-    check_algorithm(algo)
     pipeline = Pipeline(
         env_id=str(args.get("env") or parameters.name),
         env_kwargs=dict(args.get("env_kwargs") or config.get("env_kwargs") or {}),
@@ -165,68 +149,7 @@ def read_run(folder: str | Path) -> Run:
         normalize=parameters / "vecnormalize.pkl" if config.get("normalize") else None,
         frame_stack=config.get("frame_stack"),
     )
-    return Run(folder, algo, pipeline, f"{parameters.name}.zip")
-
-
-def wrapper_calls(entry: Any) -> tuple[WrapperCall, ...]:
-    """Read a YAML's `env_wrapper`: None, a dotted path, `{path: keywords}` or a list of these.
-
-    Raises:
-        ValueError: it is none of them.
-    """
-    if entry is None:
-        return ()
-    calls = []
-    for item in entry if isinstance(entry, list | tuple) else [entry]:
-        if isinstance(item, str):
-            calls.append(WrapperCall(item))
-        elif isinstance(item, dict) and len(item) == 1:
-            ((path, kwargs),) = item.items()
-            calls.append(WrapperCall(str(path), dict(kwargs or {})))
-        else:
-            raise ValueError(f"a wrapper must be a dotted path or {{path: keywords}}, got {item!r}")
-    return tuple(calls)
-
-
-def import_by_path(path: str) -> Any:
-    """Return what `package.module.Name` or `package.module:Name` names; ValueError if there is nothing."""
-    module, _, name = path.replace(":", ".").rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"cannot import {path!r}: {error}") from error
-
-
-def check_algorithm(algo: str) -> None:
-    """Raise ValueError that lists the valid names unless `algo` is one."""
-    if algo not in ALGORITHMS:
-        raise ValueError(f"unknown algorithm {algo!r}; valid: {', '.join(sorted(ALGORITHMS))}")
-
-
-def load_agent(file: str | Path, algo: str, device: str = "cpu") -> BaseAlgorithm:
-    """Load an agent to act, not to train on: schedules and replay memory are left out.
-
-    Raises:
-        ValueError: the algorithm is unknown or not installed, or the file is missing or no agent of it.
-    """
-    check_algorithm(algo)
-    file = Path(file)
-    if not file.is_file():
-        beside = sorted(path.name for path in file.parent.glob("*.zip")) if file.parent.is_dir() else []
-        raise ValueError(f"there is no agent {file}; {file.parent} holds {_listing(beside, 'no .zip file')}")
-    algorithm: type[BaseAlgorithm] = import_by_path(ALGORITHMS[algo])
-    # A schedule made by rl-zoo3 would import rl-zoo3, which patches gymnasium; nobody trains here.
-    idle = {"learning_rate": 0.0, "lr_schedule": _zero, "clip_range": _zero, "clip_range_vf": None}
-    off_policy = issubclass(algorithm, OffPolicyAlgorithm)
-    memory: dict[str, Any] = {"buffer_size": 1, "optimize_memory_usage": False} if off_policy else {}
-    try:
-        return algorithm.load(file, device=device, custom_objects=idle, **memory)
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise ValueError(f"{file} is no agent that {algo!r} can load: {error}") from error
-
-
-def _zero(_: float) -> float:
-    return 0.0
+    return Run(folder, check_algorithm(str(args.get("algo") or folder.parent.name)), pipeline, f"{parameters.name}.zip")
 
 
 def _parameter_folder(folder: Path) -> Path:
@@ -235,18 +158,7 @@ def _parameter_folder(folder: Path) -> Path:
         return found[0]
     content = sorted(path.name for path in folder.iterdir())
     problem = "holds several of" if found else "has no"
-    raise ValueError(f"{folder} is not a run folder: it {problem} <env-id>/config.yml; it holds {_listing(content)}")
-
-
-def steps_in_name(checkpoint: Path) -> int:
-    """Return the steps that a checkpoint's name `rl_model_N_steps.zip` tells, -1 if it tells none."""
-    steps = re.search(r"_(\d+)_steps", checkpoint.name)
-    return int(steps[1]) if steps else -1
-
-
-def _listing(names: Sequence[str], nothing: str = "nothing", limit: int = 8) -> str:
-    shown = ", ".join(names[:limit]) or nothing
-    return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown
+    raise UserError(f"{folder} is not a run folder: it {problem} <env-id>/config.yml; it holds {listing(content)}")
 
 
 class _RunLoader(yaml.SafeLoader):
@@ -275,7 +187,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         content = yaml.load(file.read_text(), _RunLoader)
     except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+        raise UserError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{file} must hold a mapping, got {type(content).__name__}")
+        raise UserError(f"{file} must hold a mapping, got {type(content).__name__}")
     return content

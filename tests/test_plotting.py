@@ -5,12 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_carracing.callbacks import ProgressCallback
-from sb3_carracing.plotting import PANELS, main, plot_runs
+from sb3_carracing.plotting import PANELS, plot_runs
 
 PROGRESS = """\
 time/frames,time/total_timesteps,rollout/score,train/policy_gradient_loss,train/value_loss,train/entropy_loss,train/approx_kl
@@ -19,6 +18,8 @@ time/frames,time/total_timesteps,rollout/score,train/policy_gradient_loss,train/
 ,60,,,,,
 300,75,3.0,-0.02,2.5,2.5,0.02
 """
+
+
 EVALUATIONS = "frames,steps,seconds,mean,std\n100,25,1.0,5.0,1.0\n300,75,2.0,50.0,10.0\n"
 
 
@@ -64,38 +65,6 @@ def test_the_average_is_of_100_episodes(run: Path) -> None:
     np.testing.assert_allclose(average, expected, atol=1e-12)  # type: ignore[arg-type]
 
 
-def test_each_alone_and_all_together(run: Path) -> None:
-    main([str(run)])
-    files = sorted(file.stem for file in (run / "plots").iterdir())
-    assert files == sorted([*PANELS, "all"])
-    for name in files:
-        picture = np.asarray(Image.open(run / "plots" / f"{name}.png").convert("RGB"))
-        assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 10
-
-
-def test_runs_of_rl_zoo3_alone_have_what_they_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    np.savez(tmp_path / "evaluations.npz", timesteps=[10, 20], results=[[1.0, 3.0], [4.0, 4.0]])
-    main([str(tmp_path), "-o", str(tmp_path / "out")])
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["all.png", "evaluation.png"]
-    assert "no data for: score, actor_loss, critic_loss, entropy, kl" in capsys.readouterr().out
-    curve = PANELS["evaluation"].read(tmp_path)
-    np.testing.assert_array_equal(curve.y, [2.0, 4.0])  # type: ignore[union-attr]
-    np.testing.assert_array_equal(curve.spread, [1.0, 0.0])  # type: ignore[union-attr, arg-type]
-
-
-def test_several_runs_share_the_diagrams(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = tmp_path / "ppo" / run.name
-    other.mkdir(parents=True)
-    (other / "evaluations.csv").write_text(EVALUATIONS.replace("50.0", "99.0"))
-    monkeypatch.chdir(tmp_path)
-    main([str(run), str(other)])
-    alone = plot_runs([run], tmp_path / "alone")
-    assert sorted(file.name for file in (tmp_path / "plots").iterdir()) == sorted(file.name for file in alone)
-    shared, single = (np.asarray(Image.open(tmp_path / folder / "evaluation.png")) for folder in ("plots", "alone"))
-    assert shared.shape == single.shape
-    assert (shared != single).any()
-
-
 def test_a_real_training_can_be_plotted(tmp_path: Path) -> None:
     env = make_vec_env("CartPole-v1", 2, monitor_dir=str(tmp_path))
     callback = ProgressCallback(live_line=False, run_dir=tmp_path)
@@ -103,18 +72,6 @@ def test_a_real_training_can_be_plotted(tmp_path: Path) -> None:
     files = plot_runs([tmp_path], tmp_path / "plots")
     assert {file.stem for file in files} == {*PANELS, "all"} - {"evaluation"}
     assert len(PANELS["actor_loss"].read(tmp_path).y) == 2  # type: ignore[union-attr]
-
-
-def test_bad_input_ends_with_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "progress.csv").touch()
-    for folder, sentence in (("missing", "there is no run folder"), ("empty", "nothing to plot: no progress.csv")):
-        with pytest.raises(SystemExit) as ended:
-            main([str(tmp_path / folder)])
-        error = capsys.readouterr().err
-        assert ended.value.code == 2
-        assert sentence in error
-        assert error.count("\n") == 1
 
 
 def test_a_trial_of_a_search_counts_steps(tmp_path: Path) -> None:

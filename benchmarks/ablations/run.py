@@ -35,8 +35,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from benchmarks.ablations.plan import Run, read_plan
 from sb3_carracing import BetaPPO
 from sb3_carracing.callbacks import ProgressCallback, ValidationCallback
-from sb3_carracing.evaluation import TEST_SEED, PipelineEnv, evaluate, pipeline_env, summarize
-from sb3_carracing.runs import Pipeline, WrapperCall, import_by_path, seed_to_go_on
+from sb3_carracing.evaluation import TEST_SEED, evaluate, summarize
+from sb3_carracing.pipelines import Pipeline, PipelineEnv, WrapperCall, import_by_path, pipeline_env
+from sb3_carracing.runs import seed_to_go_on
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "ablations"

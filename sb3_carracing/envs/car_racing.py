@@ -13,6 +13,7 @@ from gymnasium.envs.box2d import car_racing as stock
 from gymnasium.utils import EzPickle
 
 from sb3_carracing.checks import one_of, whole_number
+from sb3_carracing.envs.counts import Counts, put_counts
 from sb3_carracing.envs.fast import track
 from sb3_carracing.envs.fast.camera import Camera
 from sb3_carracing.envs.fast.car import FastCar, Ground, TileContacts
@@ -144,6 +145,7 @@ class CarRacing(stock.CarRacing):
         self.rules.after_step(frame, self._drive)
         info = frame.info
         info["frames"], info["score"], info["episode_over"] = frame.number, self._score, frame.over
+        put_counts(info, Counts(self._score, frame.number, frame.over, info.get("lap_finished", False)))
         self.state = self._render("state_pixels")
         return self.state, total, frame.terminated, frame.truncated, info
 

@@ -296,13 +296,14 @@ def train_and_report(argv: list[str]) -> None:
     if run_folder is None:
         print("There is no finished run: evaluate, plot and record are left out")
         return
-    from sb3_carracing import evaluation, plotting, recording
+    from sb3_carracing.cli import evaluate, plot, record
+    from sb3_carracing.pipelines import env_spec, is_car_racing
 
-    plotting.main([str(run_folder)])
+    plot.main([str(run_folder)])
     env_id = read_run(run_folder).pipeline.env_id
-    if evaluation.is_car_racing(evaluation.env_spec(env_id)):
-        evaluation.main([str(run_folder), "-n", str(args.tracks)])
-        recording.main([str(run_folder), "-n", "1"])
+    if is_car_racing(env_spec(env_id)):
+        evaluate.main([str(run_folder), "-n", str(args.tracks)])
+        record.main([str(run_folder), "-n", "1"])
     else:
         print(f"{env_id} is no CarRacing: evaluate and record are left out; enjoy plays it")
     print(f"Everything is in {run_folder}")

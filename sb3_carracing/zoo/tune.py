@@ -29,11 +29,11 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_carracing.callbacks import wrap_alike
-from sb3_carracing.evaluation import VALIDATION_SEED, EpisodeResult, env_spec, evaluate, pipeline_env
+from sb3_carracing.evaluation import VALIDATION_SEED, EpisodeResult, evaluate
+from sb3_carracing.pipelines import Pipeline, env_spec, pipeline_env, wrap_alike, wrapper_calls
 from sb3_carracing.ppo.beta_ppo import NonFiniteLossError
 from sb3_carracing.ppo.torch_layers import IMAGE_EXTRACTORS
-from sb3_carracing.runs import BEST_AGENT, Pipeline, wrapper_calls
+from sb3_carracing.runs import BEST_AGENT
 from sb3_carracing.zoo import study as studies
 from sb3_carracing.zoo.best import as_yaml, entry_of, show_and_train
 from sb3_carracing.zoo.manager import CarRacingExperimentManager
@@ -275,14 +275,14 @@ class TuningManager(CarRacingExperimentManager):
         """Play the validation tracks: the same for all trials, whole episodes, raw score."""
         training_env = model.get_env()
         assert training_env is not None
-        vec_wrappers = Pipeline(self.env_name.gym_id, vec_wrappers=wrapper_calls(self._entry.get("vec_env_wrapper")))
+        vec_wrappers = wrapper_calls(self._entry.get("vec_env_wrapper"))
         return evaluate(
             model,
             self._make_evaluation_env,
             range(VALIDATION_SEED, VALIDATION_SEED + self.n_eval_episodes),
             actions="deterministic" if self.deterministic_eval else "sample",
             n_envs=self.n_eval_envs,
-            wrap_vec_env=lambda venv: wrap_alike(training_env, vec_wrappers.wrap_vec_env(venv)),
+            wrap_vec_env=lambda venv: wrap_alike(training_env, venv, vec_wrappers),
         )
 
     def _report(self, study: optuna.Study) -> None:

@@ -16,8 +16,8 @@ from optuna.trial import TrialState
 from stable_baselines3 import PPO
 
 from sb3_carracing import BetaPPO
-from sb3_carracing.evaluation import evaluate, pipeline_env
-from sb3_carracing.runs import Pipeline, wrapper_calls
+from sb3_carracing.evaluation import evaluate
+from sb3_carracing.pipelines import Pipeline, pipeline_env, wrapper_calls
 from sb3_carracing.zoo import commands
 from sb3_carracing.zoo import study as studies
 from sb3_carracing.zoo import tune as tuning

@@ -1,0 +1,128 @@
+"""ProgressCallback: progress.csv and the live line."""
+
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.logger import (
+    Figure,
+    FormatUnsupportedError,
+    HParam,
+    Image,
+    KVWriter,
+    Video,
+    filter_excluded_keys,
+)
+from tqdm import tqdm
+
+from sb3_carracing.callbacks.run_callback import RunCallback, log_file
+from sb3_carracing.logs import CsvLog
+
+
+class ProgressCallback(RunCallback):
+    """Write progress.csv and show a live line: score, frames per second, time left.
+
+    These are logged at the end of every rollout:
+
+    - `rollout/score`: mean raw score of the last 100 episodes. Where the environment reports none, Monitor's returns.
+    - `rollout/running_score`: the blog implementation's running score, 0.99 old + 0.01 new, from 0.
+    - `rollout/episodes`, `time/frames`, `time/frames_per_second`.
+
+    Args:
+        write_csv: write progress.csv.
+        live_line: show the live line; every half minute where the output is no terminal.
+        run_dir: folder to write to; None for the logger's.
+    """
+
+    def __init__(self, write_csv: bool = True, live_line: bool = True, run_dir: str | Path | None = None) -> None:
+        super().__init__(run_dir)
+        self._write_csv = write_csv
+        self._live_line = live_line
+        self._csv: _CsvOutput | None = None
+        self._line: Any = None
+
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        self._scores: deque[float] = deque(maxlen=100)
+        # On the model, as `num_frames`, so that they are saved with it.
+        self._running_score = getattr(self.model, "running_score", 0.0) if self._resumes else 0.0
+        self._n_episodes = getattr(self.model, "num_episodes", 0) if self._resumes else 0
+        if self._write_csv:
+            self._close_csv()  # of a `learn` that Ctrl-C ended
+            self._csv = _CsvOutput(log_file(self._folder, "progress.csv", self._resumes))
+            self.logger.output_formats.append(self._csv)
+        self._line = tqdm(
+            total=self.locals["total_timesteps"],
+            initial=self.model.num_timesteps,
+            mininterval=0.5 if sys.stderr.isatty() else 30.0,
+            dynamic_ncols=True,
+            bar_format="{percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt} steps{postfix} | {remaining} left",
+            disable=not self._live_line,
+        )
+
+    def _on_step(self) -> bool:
+        super()._on_step()
+        for env in map(int, np.flatnonzero(self.locals["dones"])):
+            score = self._score_of_episode(env, self.locals["infos"][env])
+            if score is not None:
+                self._scores.append(score)
+                self._running_score = 0.99 * self._running_score + 0.01 * score
+                self._n_episodes += 1
+        self._line.set_postfix_str(self._status(), refresh=False)
+        # The last rollout is played to its end, and tqdm cannot show 102 %.
+        self._line.total = max(self._line.total, self.model.num_timesteps)
+        self._line.update(self.training_env.num_envs)
+        return True
+
+    def _on_rollout_end(self) -> None:
+        self.model.running_score, self.model.num_episodes = self._running_score, self._n_episodes  # type: ignore[attr-defined]
+        if self._scores:
+            self.logger.record("rollout/score", float(np.mean(self._scores)))
+            self.logger.record("rollout/running_score", self._running_score)
+        self.logger.record("rollout/episodes", self._n_episodes, exclude="tensorboard")
+        self.logger.record("time/frames", self._frames)
+        self.logger.record("time/frames_per_second", round(self._frames_per_second()))
+
+    def _on_training_end(self) -> None:
+        if self._csv is not None:
+            # SB3 logs before an update, so the last update's losses are still unlogged. rl-zoo3 calls this twice.
+            if self.logger.name_to_value:
+                self.logger.record("time/total_timesteps", self.model.num_timesteps, exclude="tensorboard")
+                self.logger.record("time/frames", self._frames)
+                self.logger.dump(self.model.num_timesteps)
+            self._close_csv()
+        if self._line is not None:
+            self._line.close()
+
+    def _close_csv(self) -> None:
+        """Remove every writer of progress.csv from the logger, an earlier callback's too."""
+        others = [writer for writer in self.logger.output_formats if not isinstance(writer, _CsvOutput)]
+        self.logger.output_formats[:] = others
+        self._csv = None
+
+    def _frames_per_second(self) -> float:
+        return (self._frames - self._frames_before) / max(time.perf_counter() - self._start_time, 1e-9)
+
+    def _status(self) -> str:
+        score = f"score {self._scores[-1]:.0f}, last 100 {np.mean(self._scores):.1f}" if self._scores else "score -"
+        return f"episode {self._n_episodes} | {score} | {self._frames_per_second():,.0f} frames/s"
+
+
+class _CsvOutput(KVWriter):
+    """SB3's CSV output, for a file that may exist already."""
+
+    def __init__(self, file: Path) -> None:
+        self._log = CsvLog(file)
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        values = filter_excluded_keys(key_values, key_excluded, "csv")
+        for value in values.values():
+            if isinstance(value, (Video, Figure, Image, HParam)):
+                raise FormatUnsupportedError(["csv"], type(value).__name__.lower())
+        self._log.append(values)
+
+    def close(self) -> None:
+        """Do nothing: the file is open only while a row is written."""

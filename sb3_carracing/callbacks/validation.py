@@ -1,0 +1,242 @@
+"""ValidationCallback: evaluations.csv, evaluations.npz and the best agent."""
+
+import functools
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+from stable_baselines3.common.monitor import Monitor
+from tqdm import tqdm
+
+from sb3_carracing.callbacks.run_callback import RunCallback, log_file
+from sb3_carracing.checks import one_of, whole_number
+from sb3_carracing.errors import UserError
+from sb3_carracing.evaluation import (
+    N_TEST_TRACKS,
+    TEST_SEED,
+    VALIDATION_SEED,
+    EpisodeResult,
+    check_actions,
+    check_pipeline,
+    evaluate,
+    summarize,
+)
+from sb3_carracing.files import next_free, replacing
+from sb3_carracing.logs import CsvLog, Evaluations, read_evaluations, read_table, write_evaluations
+from sb3_carracing.pipelines import (
+    EnvFactory,
+    Pipeline,
+    Renderer,
+    VecWrapper,
+    WrapperCall,
+    env_spec,
+    not_repeated,
+    pipeline_env,
+    wrap_alike,
+)
+from sb3_carracing.runs import BEST_AGENT, BEST_STATISTICS, read_run
+
+_MONITOR = f"{Monitor.__module__}:{Monitor.__name__}"
+
+
+class ValidationCallback(RunCallback):
+    """Play the same validation tracks at regular intervals and keep the best agent.
+
+    It writes evaluations.csv, and best_model.zip with, where the training normalises, the agent's running means in
+    best_model_vecnormalize.pkl. evaluations.npz holds every episode's score and length as SB3's EvalCallback stores them,
+    for rl-zoo3's all_plots. It logs `eval/mean_score`, `eval/laps_finished` and `eval/best_mean_score`.
+
+    Within a run of rl-zoo3 the environment is the run's own, without what is for training only. Elsewhere it is made by
+    `make_env`, or it is the training environment's id with the wrappers around it that gymnasium can repeat (those that
+    are `RecordConstructorArgs`). A warning names the others.
+
+    Args:
+        every_frames: frames between two validations; one more is played at the end of the training.
+        n_episodes: number of tracks.
+        first_seed: random seed of the first track; the test tracks are refused.
+        renderer: "stock" or "fast" to drive gymnasium's CarRacing-v3 or CarRacingFast-v3 with the run's view wrappers
+            around it; None for the run's own id.
+        actions: see `evaluate`.
+        n_envs: number of environments, see `evaluate`.
+        make_env: factory of the environment, instead of the above.
+        run_dir: folder to write to; None for the logger's.
+
+    Raises:
+        UserError: a number is out of range. At the start of the training: the environment does not fit the agent, or the
+            training that is resumed was validated on another number of tracks.
+    """
+
+    def __init__(
+        self,
+        every_frames: int,
+        n_episodes: int = 5,
+        first_seed: int = VALIDATION_SEED,
+        renderer: Renderer | None = None,
+        actions: str = "deterministic",
+        n_envs: int = 1,
+        make_env: EnvFactory | None = None,
+        run_dir: str | Path | None = None,
+    ) -> None:
+        super().__init__(run_dir)
+        for name, value in (("every_frames", every_frames), ("n_episodes", n_episodes), ("n_envs", n_envs)):
+            whole_number(name, value, 1)
+        self._seeds = range(first_seed, first_seed + n_episodes)
+        if set(self._seeds) & set(range(TEST_SEED, TEST_SEED + N_TEST_TRACKS)):
+            raise UserError(f"first_seed {first_seed} takes test tracks, which are for the final evaluation only")
+        self._every_frames = every_frames
+        if renderer is not None:
+            one_of("renderer", renderer, get_args(Renderer))
+        self._renderer = renderer
+        self._actions = one_of("actions", actions, ("deterministic", "mean", "mode", "sample"))
+        self._n_envs = n_envs
+        self._make_env = make_env
+
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        check_actions(self.model, self._actions)
+        self._factory, self._wrap_vec_env, self._statistics = self._environment()
+        if self._statistics is not None:
+            self._save_statistics(self._statistics)
+        check_pipeline(self.model, self._factory, self._wrap_vec_env, min(self._n_envs, len(self._seeds)))
+        self._open_files()
+        self._last_frames = self._frames
+
+    def _open_files(self) -> None:
+        """Open the files to write to, and read what an earlier part of the training has written there."""
+        table_file, self._episodes_file, self._best_file, self._best_statistics = (
+            log_file(self._folder, name, self._resumes)
+            for name in ("evaluations.csv", "evaluations.npz", BEST_AGENT, BEST_STATISTICS)
+        )
+        self._evaluations = read_evaluations(self._episodes_file)
+        self._check_n_episodes()
+        self._best_mean = self._best_so_far(table_file)
+        for file in (self._best_file, self._best_statistics):
+            # What cannot be compared with must not be replaced by a worse one.
+            if self._best_mean == -np.inf and file.exists():
+                file.rename(next_free(file))
+        self._table = CsvLog(table_file)
+
+    def _check_n_episodes(self) -> None:
+        before = self._evaluations.results.shape[1] if self._evaluations is not None else len(self._seeds)
+        if before != len(self._seeds):
+            raise UserError(
+                f"n_episodes is {len(self._seeds)}, and {self._episodes_file} of the resumed training holds evaluations of "
+                f"{before}: their scores cannot be compared; give {before}, or another folder"
+            )
+
+    def _best_so_far(self, table_file: Path) -> float:
+        """Return the best mean score of this training; -inf if there is none yet."""
+        table = read_table(table_file)
+        means = table.where_finite("mean")[0] if table is not None and "mean" in table else np.empty(0)
+        if not len(means) and self._evaluations is not None:
+            means = self._evaluations.results.mean(axis=1)
+        return float(np.max(means, initial=-np.inf))
+
+    def _on_step(self) -> bool:
+        super()._on_step()
+        if self._frames // self._every_frames > self._last_frames // self._every_frames:
+            self._validate()
+        return True
+
+    def _on_training_end(self) -> None:
+        # Not after Ctrl-C: whoever presses it wants the prompt back.
+        completed = self.model.num_timesteps >= self.locals["total_timesteps"]
+        if completed and self._frames > self._last_frames:
+            self._validate()
+            self.logger.dump(self.model.num_timesteps)
+
+    def _environment(self) -> tuple[EnvFactory, VecWrapper | None, Path | None]:
+        """Return the environment's factory, its vectorised wrappers, and the file that these read running means from."""
+        in_run_of_rl_zoo3 = self.run_dir is not None and any(self.run_dir.glob("*/config.yml"))
+        if self._make_env is None and in_run_of_rl_zoo3:
+            assert self.run_dir is not None
+            pipeline = read_run(self.run_dir).pipeline
+            return pipeline_env(pipeline, renderer=self._renderer), pipeline.wrap_vec_env, pipeline.normalize
+        factory, skipped = (self._make_env, []) if self._make_env is not None else self._factory_like_training()
+        skipped += not_repeated(self.training_env)
+        if skipped:
+            warnings.warn(
+                f"validation plays without {', '.join(skipped)}, which it cannot repeat: pass make_env to ValidationCallback "
+                "if that changes what the agent sees or does",
+                stacklevel=2,
+            )
+        return factory, functools.partial(wrap_alike, self.training_env), None
+
+    def _factory_like_training(self) -> tuple[EnvFactory, list[str]]:
+        """Return a factory of the training environment's id and wrappers, and the names of those that it leaves out.
+
+        It leaves out those whose keywords gymnasium does not record. Monitor is not named.
+        """
+        spec = self.training_env.get_attr("spec")[0]
+        if spec is None:
+            raise UserError("the training environment has no id: pass make_env to ValidationCallback")
+        registered = env_spec(spec.id)
+        kwargs = {key: value for key, value in spec.kwargs.items() if key != "render_mode"}
+        if spec.max_episode_steps != registered.max_episode_steps:
+            kwargs["max_episode_steps"] = spec.max_episode_steps or -1  # -1: gymnasium's word for no limit
+        added = spec.additional_wrappers[len(registered.additional_wrappers) :]
+        wrappers = [WrapperCall(wrapper.entry_point, wrapper.kwargs) for wrapper in added if wrapper.kwargs is not None]
+        left_out = [wrapper.name for wrapper in added if wrapper.kwargs is None and wrapper.entry_point != _MONITOR]
+        return pipeline_env(Pipeline(spec.id, kwargs, tuple(wrappers)), renderer=self._renderer), left_out
+
+    def _validate(self) -> None:
+        start = time.perf_counter()
+        if self._statistics is not None:
+            self._save_statistics(self._statistics)
+        results = evaluate(
+            self.model,
+            self._factory,
+            self._seeds,
+            actions=self._actions,
+            n_envs=self._n_envs,
+            wrap_vec_env=self._wrap_vec_env,
+        )
+        self._last_frames = self._frames
+        summary = summarize(results)
+        row = {
+            "frames": self._frames,
+            "steps": self.model.num_timesteps,
+            "seconds": round(time.perf_counter() - self._start_time, 1),
+            "mean": summary.mean,
+            "std": summary.std,
+            "median": summary.median,
+            "min": summary.min,
+            "laps_finished": summary.laps_finished,
+            "validation_seconds": round(time.perf_counter() - start, 1),
+        }
+        best = summary.mean > self._best_mean
+        if best:
+            self._best_mean = summary.mean
+            with replacing(self._best_file) as file:
+                self.model.save(file)
+            if self.model.get_vec_normalize_env() is not None:
+                self._save_statistics(self._best_statistics)
+        self._store_episodes(results)
+        # Last, since a resumed training takes its best score from here.
+        self._table.append(row)
+        self.logger.record("eval/mean_score", summary.mean)
+        self.logger.record("eval/laps_finished", summary.laps_finished)
+        self.logger.record("eval/best_mean_score", self._best_mean)
+        kept = f"the best so far, kept as {self._best_file}" if best else f"best {self._best_mean:.1f}"
+        tqdm.write(f"validation at {self._frames:,} frames: {summary.mean:.1f} +- {summary.std:.1f} ({kept})", sys.stderr)
+
+    def _store_episodes(self, results: Sequence[EpisodeResult]) -> None:
+        row = Evaluations(
+            np.array([self.model.num_timesteps]),
+            np.array([[result.score for result in results]]),
+            np.array([[result.steps for result in results]]),
+        )
+        before = [self._evaluations] if self._evaluations is not None else []
+        self._evaluations = Evaluations(*map(np.concatenate, zip(*before, row, strict=True)))
+        write_evaluations(self._episodes_file, self._evaluations)
+
+    def _save_statistics(self, file: Path) -> None:
+        normalize = self.model.get_vec_normalize_env()
+        assert normalize is not None
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(file) as temporary:
+            normalize.save(str(temporary))

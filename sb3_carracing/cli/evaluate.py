@@ -1,0 +1,183 @@
+"""`evaluate`: play test tracks, write a table and a JSON file."""
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from sb3_carracing.agents import Agent
+from sb3_carracing.checks import whole_number
+from sb3_carracing.cli.agent_options import add_agent_arguments, open_agent
+from sb3_carracing.evaluation import (
+    N_TEST_TRACKS,
+    TEST_SEED,
+    Summary,
+    action_kinds,
+    check_actions,
+    check_pipeline,
+    evaluate,
+    summarize,
+)
+from sb3_carracing.files import next_free
+from sb3_carracing.pipelines import FAST_ID, STOCK_ID, PipelineEnv, pipeline_env
+from sb3_carracing.system import n_cores
+
+_REPORTED_PACKAGES = (
+    *("sb3-carracing", "stable-baselines3", "sb3-contrib", "gymnasium", "torch", "numpy", "box2d", "pygame-ce"),
+)
+
+
+def main(argv: list[str]) -> None:
+    """Run `python -m sb3_carracing evaluate`."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    agent, make_env, kinds, output = _prepare(args)
+    seeds = range(args.seed_start, args.seed_start + args.n)
+    report = _report(agent, make_env, seeds)
+    summaries: dict[str, Summary] = {}
+    try:
+        for kind in kinds:
+            start = time.perf_counter()
+            results = evaluate(
+                agent.model,
+                make_env,
+                seeds,
+                actions=kind,
+                n_envs=args.n_envs or n_cores(),
+                wrap_vec_env=agent.pipeline.wrap_vec_env,
+                progress=True,
+            )
+            summaries[kind] = summarize(results)
+            report["results"][kind] = {
+                "seconds": round(time.perf_counter() - start, 1),
+                "summary": asdict(summaries[kind]),
+                "episodes": [asdict(result) for result in results],
+            }
+            output.write_text(json.dumps(report, indent=1) + "\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "interrupted\n")
+    finally:
+        if not summaries:
+            output.unlink()
+    Console().print(results_table(f"{agent.name} on {make_env.spec.id}", summaries))
+    print(f"written: {output}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m sb3_carracing evaluate",
+        description="Play test tracks of stock CarRacing-v3 (raw score, whole episodes) and write a table and JSON.",
+    )
+    add_agent_arguments(parser)
+    parser.add_argument("-n", type=int, default=N_TEST_TRACKS, metavar="N", help="number of tracks (default: 100)")
+    parser.add_argument(
+        "--renderer",
+        choices=("stock", "fast"),
+        default="stock",
+        help=f"who draws what the agent sees: gymnasium's {STOCK_ID} (default) or {FAST_ID}, the same laps several times "
+        "as fast, for a first look",
+    )
+    parser.add_argument(
+        "--seed-start", type=int, default=TEST_SEED, metavar="S", help="seed of the first track (default: 1000000)"
+    )
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
+        "--actions",
+        nargs="+",
+        choices=("deterministic", "mean", "mode", "sample"),
+        default=["deterministic"],
+        help="how to act (default: deterministic, which is the agent's own choice of mean or mode)",
+    )
+    how.add_argument("--all-actions", action="store_true", help="every way to act that the agent has")
+    parser.add_argument(
+        "--n-envs", type=int, metavar="K", help="environments, in worker processes if above 1 (default: one per core)"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="JSON (default: evaluation.json in RUN); never overwritten, but numbered",
+    )
+    return parser
+
+
+def _prepare(args: argparse.Namespace) -> tuple[Agent, PipelineEnv, list[str], Path]:
+    """Check everything that can be wrong before the first episode."""
+    whole_number("-n", args.n, 1)
+    whole_number("--seed-start", args.seed_start, 0)
+    if args.n_envs is not None:
+        whole_number("--n-envs", args.n_envs, 1)
+    agent = open_agent(args)
+    wanted = action_kinds(agent.model) if args.all_actions else args.actions
+    kinds = list(dict.fromkeys(check_actions(agent.model, kind) for kind in wanted))
+    make_env = pipeline_env(agent.pipeline, renderer=args.renderer)
+    check_pipeline(agent.model, make_env, agent.pipeline.wrap_vec_env)
+    default = agent.folder / ("evaluation.json" if agent.file else "evaluation_random.json")
+    output = next_free(args.output or default)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.touch()
+    return agent, make_env, kinds, output
+
+
+def _report(agent: Agent, make_env: PipelineEnv, seeds: Sequence[int]) -> dict[str, Any]:
+    """Return what the JSON file holds beside the results."""
+    installed = {name: version for name in _REPORTED_PACKAGES if (version := _version(name)) is not None}
+    return {
+        "agent": str(agent.file or "random"),
+        "sha256": hashlib.sha256(agent.file.read_bytes()).hexdigest() if agent.file else None,
+        "algorithm": agent.algo,
+        "trained_in": agent.pipeline.env_id,
+        "evaluated_in": make_env.spec.id,
+        "env_kwargs": make_env.kwargs,
+        "wrappers": [{wrapper.path: wrapper.kwargs} for wrapper in make_env.wrappers],
+        "frame_stack": agent.pipeline.frame_stack,
+        "normalized": agent.pipeline.normalize is not None,
+        "seeds": [seeds[0], seeds[-1]],
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": [Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]],
+        "versions": {"python": platform.python_version(), **installed},
+        "machine": {"platform": platform.platform(), "processor": platform.machine(), "cpus": os.cpu_count()},
+        "results": {},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def results_table(title: str, summaries: dict[str, Summary]) -> Table:
+    """Return a table with a row for each kind of action. The interval is of the mean; laps are those finished."""
+    # Narrow, for 80 characters.
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+    table.add_column("actions", no_wrap=True)
+    for column in ("tracks", "mean", "std", "95 % interval", "median", "min", "laps", ">= 900"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for kind, summary in summaries.items():
+        table.add_row(
+            kind,
+            str(summary.n_episodes),
+            f"{summary.mean:.1f}",
+            f"{summary.std:.1f}",
+            f"{summary.ci_low:.1f} .. {summary.ci_high:.1f}",
+            f"{summary.median:.1f}",
+            f"{summary.min:.1f}",
+            f"{summary.laps_finished:.0%}",
+            f"{summary.at_least_900:.0%}",
+        )
+    return table

@@ -1,0 +1,26 @@
+"""`preview`: what people see beside what the agent sees."""
+
+import argparse
+from pathlib import Path
+
+from sb3_carracing.checks import whole_number
+from sb3_carracing.pipelines import Pipeline
+from sb3_carracing.recording import preview
+from sb3_carracing.runs import is_run, read_run
+
+
+def main(argv: list[str]) -> None:
+    """Run `python -m sb3_carracing preview`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sb3_carracing preview",
+        description="Draw the frame image for people beside the agent's observation, for an environment id or a run.",
+    )
+    parser.add_argument("subject", metavar="ID|RUN", help="environment id, or run folder")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="image file (default: preview_<ID>.png)")
+    parser.add_argument("--frames", type=int, default=60, metavar="N", help="frames driven at random before (default: 60)")
+    args = parser.parse_args(argv)
+    whole_number("--frames", args.frames, 1, 900)
+    pipeline = read_run(args.subject).pipeline if is_run(args.subject) else Pipeline(args.subject)
+    file = args.output or Path(f"preview_{pipeline.env_id.replace('/', '-')}.png")
+    preview(pipeline, file, args.frames)
+    print(f"written: {file}")

@@ -1,0 +1,227 @@
+"""The log files of a run: progress.csv, evaluations.csv, evaluations.npz and monitor.csv.
+
+A training that is killed, a disk that is full and a machine that loses power leave files that are empty, cut off, filled
+with zeros, or that hold a row twice or two in one line. Everything that reads logs reads them here: the rows that are whole
+are used, and a warning names the file.
+"""
+
+import csv
+import io
+import json
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sb3_carracing.files import next_free, write_atomically
+
+# What numpy and zipfile raise for an archive with wrong bytes in it.
+_SIGNS_OF_DAMAGE = (EOFError, ValueError, TypeError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True)
+class Table:
+    """The whole rows of a CSV file.
+
+    Attributes:
+        names: of the columns.
+        rows: each with as many cells as there are names.
+        comment: what stands behind `#` in the first line, empty if there is no such line.
+        n_damaged: number of lines left out.
+    """
+
+    names: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    comment: str = ""
+    n_damaged: int = 0
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.names
+
+    def numbers(self, name: str) -> np.ndarray:
+        """Return a column `(n_rows,)`, NaN where a cell holds no number."""
+        place = self.names.index(name)
+        return np.array([_number(row[place]) for row in self.rows])
+
+    def where_finite(self, *names: str) -> list[np.ndarray]:
+        """Return columns, each `(n,)`, of those rows in which all of them hold a finite number."""
+        columns = np.array([self.numbers(name) for name in names])
+        return list(columns[:, np.isfinite(columns).all(axis=0)])
+
+
+class Evaluations(NamedTuple):
+    """What SB3's EvalCallback stores of n evaluations.
+
+    Attributes:
+        timesteps: `(n,)`, steps of the training.
+        results: `(n, n_episodes)`, returns.
+        ep_lengths: `(n, n_episodes)`, lengths [steps]; zeros where they were not stored.
+    """
+
+    timesteps: np.ndarray
+    results: np.ndarray
+    ep_lengths: np.ndarray
+
+
+def read_table(file: Path) -> Table | None:
+    """Read a CSV file.
+
+    Returns:
+        None if there is no file or no header in it.
+
+    Warns:
+        UserWarning: some of it is damaged.
+    """
+    table = _read_table(file)
+    if table is None:
+        if file.is_file() and file.stat().st_size:
+            _warn(f"{file} is damaged: it has no header")
+    elif table.n_damaged:
+        _warn(f"{file} is damaged: {table.n_damaged} lines are left out, {len(table.rows)} are read")
+    return table
+
+
+def _read_table(file: Path) -> Table | None:
+    if not file.is_file():
+        return None
+    *lines, rest = file.read_bytes().decode(errors="replace").split("\n")
+    comment, header, rows, n_damaged = "", None, [], int(bool(rest))
+    # A row holds a time or a count of steps: equal rows are one row that was written twice.
+    for line in dict.fromkeys(line.removesuffix("\r") for line in lines):
+        cells = _cells(line)
+        if line.startswith("#"):
+            comment = comment or line[1:]
+        elif header is None and cells and not any(np.isfinite(_number(name)) for name in cells):
+            header = cells
+        elif header is not None and len(cells) == len(header):
+            rows.append(cells)
+        else:
+            n_damaged += 1
+    return None if header is None else Table(header, tuple(rows), comment, n_damaged)
+
+
+def _cells(line: str) -> tuple[str, ...]:
+    """Return the cells of a line, none of a damaged one."""
+    if "\0" in line or "\ufffd" in line:
+        return ()
+    try:
+        return tuple(next(csv.reader([line]), ()))
+    except csv.Error:
+        return ()
+
+
+def _number(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return np.nan
+
+
+class CsvLog:
+    """Append rows to a CSV file, which gets new columns as they come.
+
+    Args:
+        file: if it exists, its rows stay; a damaged file is put right first, and kept as it was under another name.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        table = read_table(file)
+        self._names = list(table.names) if table is not None else []
+        if file.exists() and (table is None or table.n_damaged):
+            if file.stat().st_size:
+                file.rename(next_free(file))
+            self._rewrite(table.rows if table is not None else ())
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Append a row of values by name; None leaves a cell empty."""
+        new = [name for name in row if name not in self._names]
+        if new or not self._file.exists():
+            self._names += new
+            table = _read_table(self._file)
+            self._rewrite(table.rows if table is not None else ())
+        with self._file.open("a", newline="") as stream:
+            stream.write(_csv_lines([[row.get(name) for name in self._names]]))
+
+    def _rewrite(self, rows: Iterable[Sequence[str]]) -> None:
+        padded = [[*row, *[""] * (len(self._names) - len(row))] for row in rows]
+        write_atomically(self._file, _csv_lines([self._names, *padded] if self._names else []))
+
+
+def _csv_lines(rows: Iterable[Sequence[Any]]) -> str:
+    lines = io.StringIO()
+    csv.writer(lines, lineterminator="\n").writerows(rows)
+    return lines.getvalue()
+
+
+def read_evaluations(file: Path) -> Evaluations | None:
+    """Read an evaluations.npz.
+
+    Returns:
+        None if there is no file, or it is damaged.
+
+    Warns:
+        UserWarning: it is damaged.
+    """
+    if not file.is_file():
+        return None
+    try:
+        with np.load(io.BytesIO(file.read_bytes())) as stored:
+            steps, results = (np.asarray(stored[name]) for name in ("timesteps", "results"))
+            lengths = np.asarray(stored["ep_lengths"]) if "ep_lengths" in stored else 0 * results
+        evaluations = Evaluations(steps, results, lengths)
+    except _SIGNS_OF_DAMAGE as error:
+        _warn(f"{file} is damaged and left out: {error}")
+        return None
+    shape = evaluations.results.shape
+    if len(shape) != 2 or shape != evaluations.ep_lengths.shape or shape[:1] != evaluations.timesteps.shape:
+        _warn(f"{file} is damaged and left out: its arrays do not belong together")
+        return None
+    return evaluations
+
+
+def write_evaluations(file: Path, evaluations: Evaluations) -> None:
+    """Write an evaluations.npz as a whole."""
+    content = io.BytesIO()
+    np.savez(content, **evaluations._asdict())
+    write_atomically(file, content.getvalue())
+
+
+def read_episodes(folder: Path) -> dict[str, np.ndarray] | None:
+    """Read all files *monitor.csv of a folder.
+
+    Returns:
+        Columns, each `(n_episodes,)`, in the order of time: Monitor's `r`, `l` and `t`, and those that all files have.
+        None if there is no episode.
+    """
+    parts = []
+    for file in sorted(folder.glob("*monitor.csv")):
+        table = read_table(file)
+        if table is None or not {"r", "l", "t"} <= set(table.names):
+            continue
+        whole = np.isfinite([table.numbers(name) for name in "rlt"]).all(axis=0)
+        columns = {name: table.numbers(name)[whole] for name in table.names}
+        parts.append(columns | {"t": columns["t"] + _start_time(table.comment)})
+    names = [name for name in (parts[0] if parts else {}) if all(name in part for part in parts)]
+    episodes = {name: np.concatenate([part[name] for part in parts]) for name in names}
+    if not names or not len(episodes["t"]):
+        return None
+    order = np.argsort(episodes["t"], kind="stable")
+    return {name: column[order] for name, column in episodes.items()}
+
+
+def _start_time(comment: str) -> float:
+    """Return when Monitor started, by the first line of its file; 0 if that is damaged."""
+    try:
+        return float(json.loads(comment)["t_start"])
+    except (ValueError, TypeError, KeyError):
+        return 0.0
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=3)

@@ -1,0 +1,83 @@
+"""`plot`: PNG files, and one line for bad input."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sb3_carracing.__main__ import main
+from sb3_carracing.plotting import PANELS, plot_runs
+
+PROGRESS = """\
+time/frames,time/total_timesteps,rollout/score,train/policy_gradient_loss,train/value_loss,train/entropy_loss,train/approx_kl
+100,25,1.0,,,,
+200,50,2.0,-0.01,3.5,1.5,0.01
+,60,,,,,
+300,75,3.0,-0.02,2.5,2.5,0.02
+"""
+
+
+EVALUATIONS = "frames,steps,seconds,mean,std\n100,25,1.0,5.0,1.0\n300,75,2.0,50.0,10.0\n"
+
+
+def write_monitor(run: Path, number: int, scores: list[float], t_start: float = 0.0) -> None:
+    with (run / f"{number}.monitor.csv").open("w") as stream:
+        stream.write(f'#{{"t_start": {t_start}, "env_id": "None"}}\nr,l,t,score,frames\n')
+        csv.writer(stream).writerows([score / 10, 5, i, score, 20] for i, score in enumerate(scores))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "beta_ppo" / "CarRacing_1"
+    folder.mkdir(parents=True)
+    (folder / "progress.csv").write_text(PROGRESS)
+    (folder / "evaluations.csv").write_text(EVALUATIONS)
+    write_monitor(folder, 0, [1.0, 3.0])
+    write_monitor(folder, 1, [2.0, 4.0], t_start=0.5)
+    return folder
+
+
+def test_each_alone_and_all_together(run: Path) -> None:
+    main(["plot", str(run)])
+    files = sorted(file.stem for file in (run / "plots").iterdir())
+    assert files == sorted([*PANELS, "all"])
+    for name in files:
+        picture = np.asarray(Image.open(run / "plots" / f"{name}.png").convert("RGB"))
+        assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 10
+
+
+def test_runs_of_rl_zoo3_alone_have_what_they_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(tmp_path / "evaluations.npz", timesteps=[10, 20], results=[[1.0, 3.0], [4.0, 4.0]])
+    main(["plot", str(tmp_path), "-o", str(tmp_path / "out")])
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["all.png", "evaluation.png"]
+    assert "no data for: score, actor_loss, critic_loss, entropy, kl" in capsys.readouterr().out
+    curve = PANELS["evaluation"].read(tmp_path)
+    np.testing.assert_array_equal(curve.y, [2.0, 4.0])  # type: ignore[union-attr]
+    np.testing.assert_array_equal(curve.spread, [1.0, 0.0])  # type: ignore[union-attr, arg-type]
+
+
+def test_several_runs_share_the_diagrams(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tmp_path / "ppo" / run.name
+    other.mkdir(parents=True)
+    (other / "evaluations.csv").write_text(EVALUATIONS.replace("50.0", "99.0"))
+    monkeypatch.chdir(tmp_path)
+    main(["plot", str(run), str(other)])
+    alone = plot_runs([run], tmp_path / "alone")
+    assert sorted(file.name for file in (tmp_path / "plots").iterdir()) == sorted(file.name for file in alone)
+    shared, single = (np.asarray(Image.open(tmp_path / folder / "evaluation.png")) for folder in ("plots", "alone"))
+    assert shared.shape == single.shape
+    assert (shared != single).any()
+
+
+def test_bad_input_ends_with_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "progress.csv").touch()
+    for folder, sentence in (("missing", "there is no run folder"), ("empty", "nothing to plot: no progress.csv")):
+        with pytest.raises(SystemExit) as ended:
+            main(["plot", str(tmp_path / folder)])
+        error = capsys.readouterr().err
+        assert ended.value.code == 2
+        assert sentence in error
+        assert error.count("\n") == 1

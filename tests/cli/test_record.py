@@ -1,0 +1,111 @@
+"""`record` and `preview`: films of laps, and what an agent sees."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sb3_carracing import recording
+from sb3_carracing.__main__ import main
+from sb3_carracing.evaluation import RECORDING_SEED
+
+
+@pytest.mark.usefixtures("cheap_film")
+def test_a_film_has_every_fifth_frame_at_the_games_speed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["record", "--random", "-n", "2", "-o", str(tmp_path)])
+    films = sorted(tmp_path.glob(f"track_{RECORDING_SEED}_score_*.gif"))
+    assert len(films) == 1
+    assert len(list(tmp_path.glob("*.gif"))) == 2
+    with Image.open(films[0]) as film:
+        assert film.size == recording.GIF_SIZE
+        assert film.n_frames == 201  # type: ignore[attr-defined]
+        bars = []
+        for number in (0, 50, 100, 200):
+            film.seek(number)
+            assert film.info["duration"] == (2000 if number == 200 else 100)
+            row = np.asarray(film.convert("RGB"))[-1].astype(int)
+            bars.append(int((row[:, 0] > 100).sum()))
+    # Frame 250 is 5 seconds into the game: a bar of 125 of 600 pixels, which is 62 of 300.
+    assert bars == pytest.approx([0, 62, 125, 250], abs=2)
+    assert f"track {RECORDING_SEED}: score" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("cheap_film")
+def test_films_of_a_run_lie_in_it_and_none_is_overwritten(blog_run: Path) -> None:
+    main(["record", str(blog_run), "--seed", "5"])
+    (first,) = (blog_run / "recordings").iterdir()
+    content = first.read_bytes()
+    main(["record", str(blog_run), "--seed", "5"])
+    main(["record", str(blog_run), "--seed", "5", "--stochastic"])
+    assert len(list((blog_run / "recordings").iterdir())) == 3
+    assert first.read_bytes() == content
+
+
+@pytest.mark.parametrize("env_id", ["CarRacing-v3", "CarRacingFast-v3", "CarRacingBlog-v3", "CarRacingIurin-v3"])
+def test_preview_of_every_id(env_id: str, tmp_path: Path) -> None:
+    main(["preview", env_id, "--frames", "10", "-o", str(tmp_path / "new" / "preview.png")])
+    n_pictures = 2 if env_id in ("CarRacing-v3", "CarRacingFast-v3") else 5
+    with Image.open(tmp_path / "new" / "preview.png") as picture:
+        assert picture.width > 300 * n_pictures
+
+
+def test_preview_of_a_run(blog_run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.undo()  # the fixture's cheap pictures
+    monkeypatch.chdir(tmp_path)
+    main(["preview", str(blog_run), "--frames", "8"])
+    assert (tmp_path / "preview_CarRacingBlog-v3.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "sentence"),
+    [
+        ("record", [], "name a run folder"),
+        ("record", ["missing"], "there is no run folder missing"),
+        ("record", ["--random", "-n", "0"], "-n must be a whole number of at least 1, got 0"),
+        ("record", ["--random", "--env-id", "CarRacng-v3"], "unknown environment 'CarRacng-v3'"),
+        ("preview", ["CarRacng-v3"], "unknown environment 'CarRacng-v3'"),
+        ("preview", ["Pendulum-v1"], "no images"),
+        ("preview", ["CarRacing-v3", "--frames", "0"], "--frames must be a whole number from 1 to 900"),
+    ],
+)
+def test_bad_input_ends_with_one_sentence(
+    command: str, arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, *arguments])
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert sentence in error
+    assert error.count("\n") == 1
+
+
+def test_mp4_without_moviepy_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "moviepy.video.io.ImageSequenceClip", None)
+    with pytest.raises(SystemExit) as ended:
+        main(["record", "--random", "--mp4"])
+    assert ended.value.code == 2
+    assert "pip install 'sb3-carracing[video]'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cheap_film")
+def test_mp4_has_every_frame(tmp_path: Path) -> None:
+    moviepy = pytest.importorskip("moviepy")
+    main(["record", "--random", "--mp4", "-o", str(tmp_path)])
+    (film,) = tmp_path.glob("*.mp4")
+    with moviepy.VideoFileClip(str(film)) as clip:
+        assert clip.fps == 50
+        assert clip.duration == pytest.approx(1001 / 50, abs=0.05)
+
+
+@pytest.mark.slow
+def test_a_real_film_without_a_screen(tmp_path: Path) -> None:
+    """Nothing is replaced, and no variable names a display or a driver."""
+    program = f"from sb3_carracing.__main__ import main; main(['record', '--random', '-o', {str(tmp_path)!r}])"
+    environment = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
+    (film,) = tmp_path.glob("*.gif")
+    assert 50_000 < film.stat().st_size < recording.GIF_LIMIT

@@ -133,7 +133,7 @@ def test_the_best_agent_is_the_validations(tmp_path: Path) -> None:
         (["train", "--env", "CarRacingFast-v3", "-params", f"env_wrapper:'{WRAPPERS}.Nope'"], "has no attribute 'Nope'"),
         (
             ["train", "--env", "CarRacingFast-v3", "--vec-env", "subproc", "--env-kwargs", "frame_skp:3"],
-            "cannot be set up: TypeError: CarRacing.__init__() got an unexpected keyword argument 'frame_skp'",
+            "unexpected keyword argument 'frame_skp'",
         ),
         (["train", "--env", "Pendulum-v1", "-params", "n_stepps:64"], "unexpected keyword argument 'n_stepps'"),
         (["evaluate", "logs/none"], "logs"),
@@ -185,10 +185,10 @@ def test_a_missing_library_is_named(tmp_path: Path, command: str, library: str) 
 
 
 def test_help_lists_every_command(tmp_path: Path) -> None:
-    from sb3_carracing.__main__ import OWN_COMMANDS, ZOO_COMMANDS
+    from sb3_carracing.cli.table import COMMANDS
 
     usage = run_command("--help", cwd=tmp_path).stdout
-    assert all(command in usage for command in [*OWN_COMMANDS, *ZOO_COMMANDS])
+    assert all(f"  {command.name} " in usage and command.help in usage for command in COMMANDS.values())
 
 
 @pytest.mark.slow

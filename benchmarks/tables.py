@@ -42,7 +42,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }
 """First columns of each table, in this order; others follow in the order in which they are met."""
 
-Row = Mapping[str, Any]
+Row = Mapping[Any, Any]
 
 
 def read(folder: Path, table: str) -> pd.DataFrame:

@@ -122,8 +122,8 @@ class Bare:
             remote.recv()  # all have reset
         for remote in self.remotes:
             remote.send("go")
-        ticks, used = zip(*(remote.recv() for remote in self.remotes), strict=True)
-        ticks = np.stack(ticks)  # (n_processes, n_steps + 1)
+        ticks_of_each, used = zip(*(remote.recv() for remote in self.remotes), strict=True)
+        ticks = np.stack(ticks_of_each)  # (n_processes, n_steps + 1)
         return Time(ticks[:, -1].max() - ticks[:, 0].min(), sum(used)), float(np.diff(ticks, axis=1).max(axis=0).sum())
 
     def close(self) -> None:
@@ -192,7 +192,7 @@ def play_round(
     seed = 1000 * number
     collect(model, envs["dummy"], seed, callback)  # for the actions, and to warm up
     reference = rollout(model)
-    actions = reference[1].reshape(args.steps, args.envs, *envs["dummy"].action_space.shape)
+    actions = reference[1].reshape(args.steps, args.envs, -1)
     times: dict[str, Time] = {}
     tasks = ["bare", "in one process", "policy", *envs]
     for task in tasks[number % len(tasks) :] + tasks[: number % len(tasks)]:
@@ -220,7 +220,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "subproc": make(lambda fns: SubprocVecEnv(fns, "fork"), args),
         **{f"{n} workers": make(lambda fns, n=n: SharedMemoryVecEnv(fns, n_workers=n), args) for n in args.workers},
     }
-    everyone = [process for owner in (bare, bare_in_one, *envs.values()) for process in getattr(owner, "processes", [])]
+    owners: list[Bare | VecEnv] = [bare, bare_in_one, *envs.values()]
+    everyone = [process for owner in owners for process in getattr(owner, "processes", [])]
     th.set_num_threads(args.threads)
     policy_kwargs = {"features_extractor_class": "blog", "initial_mean": [0.0, 0.4, 0.05]}
     model = BetaPPO("CnnPolicy", envs["dummy"], n_steps=args.steps, policy_kwargs=policy_kwargs, device="cpu", seed=0)
@@ -240,8 +241,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             rounds.append(times)
             n_ended += ended
         number += 1
-    for closable in (bare, bare_in_one, *envs.values()):
-        closable.close()
+    for owner in owners:
+        owner.close()
     if not rounds:
         raise SystemExit(f"Other programs used more than {args.max_others} cores for all of {args.patience} minutes")
     return {

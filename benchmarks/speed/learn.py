@@ -19,7 +19,7 @@ import os
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -59,7 +59,7 @@ def build(variant: str, args: argparse.Namespace) -> PPO | BetaPPO:
     options = {"n_steps": args.steps, "batch_size": 256, "n_epochs": 6, "seed": 0, "device": "cpu"}
     network: dict[str, Any] = {"activation_fn": nn.ReLU, "ortho_init": False}
     if variant.startswith("ours"):
-        autocast = "bfloat16" if "bfloat16" in variant else None
+        autocast: Literal["bfloat16"] | None = "bfloat16" if "bfloat16" in variant else None
         network |= {"features_extractor_class": "blog"}
         return BetaPPO("CnnPolicy", env, policy_kwargs=network, autocast=autocast, **options)
     network |= {"features_extractor_class": PlainBlogCNN, "net_arch": {"pi": [100], "vf": [100]}}

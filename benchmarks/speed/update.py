@@ -20,7 +20,7 @@ import os
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch as th
@@ -56,7 +56,7 @@ def algorithm(variant: str, args: argparse.Namespace) -> Callable[[], None]:
         network |= {"features_extractor_class": PlainBlogCNN, "net_arch": {"pi": [100], "vf": [100]}}
         model = PPO("CnnPolicy", env, policy_kwargs=network, **options)
     else:
-        autocast = "bfloat16" if "bfloat16" in variant else None
+        autocast: Literal["bfloat16"] | None = "bfloat16" if "bfloat16" in variant else None
         network |= {"features_extractor_class": "blog"}
         model = BetaPPO("CnnPolicy", env, policy_kwargs=network, autocast=autocast, **options)
     if variant != "stock":

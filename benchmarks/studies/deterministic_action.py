@@ -73,7 +73,7 @@ TASKS: dict[str, tuple[Any, int, bool, list[int], dict[str, Any]]] = {
 def score(model: BetaPPO, make_env: Any, kind: str, normalization: VecNormalize | None) -> tuple[float, float]:
     """Return mean and standard deviation of the returns of `EPISODES` whole episodes."""
     if kind != "sampled":
-        model.policy.deterministic_action = kind
+        model.policy.deterministic_action = kind  # type: ignore[assignment]
     th.manual_seed(FIRST_SEED)
     returns = []
     for episode in range(EPISODES):
@@ -81,7 +81,7 @@ def score(model: BetaPPO, make_env: Any, kind: str, normalization: VecNormalize 
         obs, _ = env.reset(seed=FIRST_SEED + episode)
         total, over = 0.0, False
         while not over:
-            seen = obs if normalization is None else normalization.normalize_obs(np.array(obs)[None])[0]
+            seen = obs if normalization is None else np.asarray(normalization.normalize_obs(np.array(obs)[None]))[0]
             action, _ = model.predict(seen, deterministic=kind != "sampled")
             obs, reward, terminated, truncated, _ = env.step(action)
             total += float(reward)

@@ -16,13 +16,7 @@ from stand_ins import ACTION, REPEAT_4, Constant, Walk
 from sb3_carracing import BetaPPO, evaluation
 from sb3_carracing.agents import RandomPolicy
 from sb3_carracing.envs.training_rules import TrainingRules
-from sb3_carracing.evaluation import (
-    TEST_SEED,
-    EpisodeResult,
-    action_kinds,
-    evaluate,
-    summarize,
-)
+from sb3_carracing.evaluation import TEST_SEED, EpisodeResult, action_kinds, evaluate, summarize
 from sb3_carracing.pipelines import Pipeline, Renderer, WrapperCall, pipeline_env
 
 

@@ -35,7 +35,7 @@ from sb3_carracing.ppo import losses
 from sb3_carracing.ppo.buffers import CompactRolloutBuffer
 from sb3_carracing.ppo.distributions import BetaDistribution
 from sb3_carracing.ppo.options import Autocast, ValueLoss
-from sb3_carracing.ppo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, NamedPartsPolicy
+from sb3_carracing.ppo.policies import BetaActorCriticPolicy, CnnPolicy, MlpPolicy, MultiInputPolicy, NamedPartsPolicy
 from sb3_carracing.ppo.torch_layers import ImageExtractor
 from sb3_carracing.system import keep_freed_memory
 
@@ -101,6 +101,8 @@ class BetaPPO(OnPolicyAlgorithm):
     }
     policy: ActorCriticPolicy
     rollout_buffer: RolloutBuffer
+    # Saved with the agent: which policy defaults hold for what its policy_kwargs leave out. Release 0.1.0 saved none.
+    defaults_version: int = 1
 
     def __init__(
         self,
@@ -167,7 +169,8 @@ class BetaPPO(OnPolicyAlgorithm):
         self.keep_memory = keep_memory
         self.autocast: Autocast | None = autocast
         self._check_sizes()
-        if _init_setup_model:
+        if _init_setup_model:  # not so in `load`, where the file says it
+            self.defaults_version = 2
             self._setup_model()
 
     def _check_sizes(self) -> None:
@@ -193,6 +196,9 @@ class BetaPPO(OnPolicyAlgorithm):
             )
 
     def _setup_model(self) -> None:
+        if self.defaults_version < 2 and issubclass(self.policy_class, BetaActorCriticPolicy):
+            self.policy_kwargs = {"parameterization": "softplus", **self.policy_kwargs}
+        self.defaults_version = 2
         # Here, since `load` and rl-zoo3's resume bring arguments past the constructor.
         one_of("value_loss", self.value_loss, sorted(get_args(ValueLoss)))
         if self.autocast is not None:

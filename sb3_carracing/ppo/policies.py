@@ -179,7 +179,7 @@ class BetaActorCriticPolicy(NamedPartsPolicy):
         normalize_images: bool = True,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
-        parameterization: Parameterization = "softplus",
+        parameterization: Parameterization = "exp",
         initial_mean: float | list[float] | None = None,
         deterministic_action: DeterministicAction = "mode",
         max_concentration: float = 1e4,

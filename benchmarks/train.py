@@ -7,8 +7,8 @@ import sys
 
 from rl_zoo3.utils import ALGOS
 
-from sb3_carracing.__main__ import main
 from sb3_carracing.agents import ALGORITHMS
+from sb3_carracing.cli import main
 from sb3_carracing.pipelines import import_by_path
 
 

@@ -124,7 +124,7 @@ def train_best(args: argparse.Namespace, file: Path) -> None:
 def _parser() -> argparse.ArgumentParser:
     """Return rl-zoo3's options of a search, with ours behind them."""
     from sb3_carracing.zoo.register import ALGO_NAME, tunable_algorithms
-    from sb3_carracing.zoo.scripts import KeyValues
+    from sb3_carracing.zoo.scripts import StoreDict
     from sb3_carracing.zoo.storage import HEARTBEAT_INTERVAL
     from sb3_carracing.zoo.study import PRUNERS, SAMPLERS
     from sb3_carracing.zoo.tune import N_EVALUATIONS
@@ -148,9 +148,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--optimization-log-path", help="folder for evaluations.csv and best_model.zip of each trial")
     add("--seed", type=int, default=-1, help="seed of the study (default: the study's, else a random one)")
     add("-conf", "--conf-file", help="hyperparameters, YAML or Python (default: the package's)")
-    add("-params", "--hyperparams", nargs="+", action=KeyValues, help="overwrite hyperparameters that are not searched")
-    add("--env-kwargs", nargs="+", action=KeyValues, help="of the environment, key:value")
-    add("--eval-env-kwargs", nargs="+", action=KeyValues, help="of the evaluation's environment (default: --env-kwargs)")
+    add("-params", "--hyperparams", nargs="+", action=StoreDict, help="overwrite hyperparameters that are not searched")
+    add("--env-kwargs", nargs="+", action=StoreDict, help="of the environment, key:value")
+    add("--eval-env-kwargs", nargs="+", action=StoreDict, help="of the evaluation's environment (default: --env-kwargs)")
     add("--vec-env", default="dummy", choices=["dummy", "subproc"], help="default: %(default)s")
     add("--device", default="auto", help="default: %(default)s")
     add("--num-threads", type=int, default=-1, help="threads of PyTorch")

@@ -39,6 +39,7 @@ from sb3_carracing.ppo.losses import ValueLoss
 from sb3_carracing.ppo.policies import (
     BETA_OPTIONS,
     Autocast,
+    BetaActorCriticPolicy,
     CnnPolicy,
     MlpPolicy,
     MultiInputPolicy,
@@ -115,6 +116,8 @@ class BetaPPO(OnPolicyAlgorithm):
     }
     policy: ActorCriticPolicy
     rollout_buffer: RolloutBuffer
+    # Saved with the agent: which policy defaults hold for what its policy_kwargs leave out. Release 0.1.0 saved none.
+    defaults_version: int = 1
 
     def __init__(
         self,
@@ -180,11 +183,16 @@ class BetaPPO(OnPolicyAlgorithm):
         self.value_loss: ValueLoss = value_loss
         self.keep_memory = keep_memory
         self.autocast: Autocast | None = autocast
-        if _init_setup_model:
+        if _init_setup_model:  # not so in `load`, where the file says it
+            self.defaults_version = 2
             self._setup_model()
         hyperparameters.warn_of_truncated_minibatch(self)
 
     def _setup_model(self) -> None:
+        is_beta = issubclass(self.policy_class, BetaActorCriticPolicy) and isinstance(self.action_space, spaces.Box)
+        if self.defaults_version < 2 and is_beta:
+            self.policy_kwargs = {"parameterization": "softplus", **self.policy_kwargs}
+        self.defaults_version = 2
         # The checks are here, since `load` and rl-zoo3's resume set attributes past the constructor.
         hyperparameters.check(self)
         if self.rollout_buffer_class is None and not isinstance(self.observation_space, spaces.Dict):

@@ -58,7 +58,7 @@ class BetaDistribution(Distribution):
     def __init__(
         self,
         action_space: spaces.Box,
-        parameterization: Parameterization = "softplus",
+        parameterization: Parameterization = "exp",
         initial_mean: float | list[float] | None = None,
         deterministic_action: DeterministicAction = "mode",
         max_concentration: float = 1e4,

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from rl_zoo3.utils import StoreDict as KeyValues
+from rl_zoo3.utils import StoreDict as StoreDict
 
 from sb3_carracing.errors import UserError, preparation
 from sb3_carracing.zoo.hyperparameters import EVALUATION_ERRORS
@@ -56,10 +56,10 @@ def readable_key_values() -> Iterator[None]:
     Raises:
         UserError: within the context, in place of what the evaluation ends with.
     """
-    store = KeyValues.__call__
+    store = StoreDict.__call__
 
     def store_each(
-        action: KeyValues, parser: Any, namespace: argparse.Namespace, values: list[str], option: str | None = None
+        action: StoreDict, parser: Any, namespace: argparse.Namespace, values: list[str], option: str | None = None
     ) -> None:
         stored: dict[str, Any] = {}
         for argument in values:
@@ -72,7 +72,7 @@ def readable_key_values() -> Iterator[None]:
             stored |= getattr(namespace, action.dest)
         setattr(namespace, action.dest, stored)
 
-    with patch.object(KeyValues, "__call__", store_each):
+    with patch.object(StoreDict, "__call__", store_each):
         yield
 
 

@@ -102,7 +102,7 @@ class PatientStorage(RDBStorage):  # type: ignore[misc]
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """Set state and values; a state that a lost connection had already set is no error."""
-        attempts = []
+        attempts: list[None] = []
 
         def set_once() -> bool:
             attempts.append(None)

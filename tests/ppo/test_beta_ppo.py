@@ -162,7 +162,7 @@ def reference_advantages(buffer: RolloutBuffer, last_value: float, last_done: bo
 
 
 def reference_policy(params: dict[str, th.Tensor], obs: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-    """Return alpha, beta and value of SB3's default network (two tanh layers of 64 each) and the softplus head."""
+    """Return alpha, beta and value of SB3's default network (two tanh layers of 64 each) and the default head."""
 
     def layer(name: str, x: th.Tensor) -> th.Tensor:
         return x @ params[f"{name}.weight"].T + params[f"{name}.bias"]
@@ -170,7 +170,7 @@ def reference_policy(params: dict[str, th.Tensor], obs: th.Tensor) -> tuple[th.T
     pi = th.tanh(layer("mlp_extractor.policy_net.2", th.tanh(layer("mlp_extractor.policy_net.0", obs))))
     vf = th.tanh(layer("mlp_extractor.value_net.2", th.tanh(layer("mlp_extractor.value_net.0", obs))))
     raw = layer("action_net", pi)
-    excess = th.log(1 + th.exp(raw))
+    excess = th.exp(raw)
     return 1 + excess[:, :2], 1 + excess[:, 2:], layer("value_net", vf).ravel()
 
 
@@ -303,7 +303,12 @@ class TestAgainstReference:
 
 
 IMAGE = spaces.Box(0, 255, (4, 96, 96), np.uint8)
-BLOG: dict[str, Any] = {"features_extractor_class": "blog", "activation_fn": "relu", "ortho_init": False}
+BLOG: dict[str, Any] = {
+    "features_extractor_class": "blog",
+    "activation_fn": "relu",
+    "ortho_init": False,
+    "parameterization": "softplus",
+}
 
 
 def with_images(**options: Any) -> BetaPPO:

@@ -25,8 +25,9 @@ class PlainPPO(BetaPPO):
     """BetaPPO without a mistake, whose `rollout_buffer_class` may be a dotted path, so that a YAML can name it."""
 
     def __init__(self, *args: Any, rollout_buffer_class: type[RolloutBuffer] | str | None = None, **kwargs: Any) -> None:
-        by_path = isinstance(rollout_buffer_class, str)
-        kwargs["rollout_buffer_class"] = import_by_path(rollout_buffer_class) if by_path else rollout_buffer_class
+        if isinstance(rollout_buffer_class, str):
+            rollout_buffer_class = import_by_path(rollout_buffer_class)
+        kwargs["rollout_buffer_class"] = rollout_buffer_class
         super().__init__(*args, **kwargs)
 
 

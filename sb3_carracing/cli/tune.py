@@ -40,12 +40,20 @@ def main(argv: list[str]) -> None:
 
 def _check(args: argparse.Namespace) -> None:
     """Raise a UserError for a number out of range or for options that do not go together."""
+    from sb3_carracing.zoo.train_options import or_default
+
     whole_number("--heartbeat-interval", args.heartbeat_interval, 1)
     whole_number("--n-startup-trials", args.n_startup_trials, 0)
     if args.n_timesteps < 1 and args.n_timesteps != -1:
         raise UserError(f"-n must be at least 1, or -1 for the YAML's n_timesteps, got {args.n_timesteps}")
     if args.n_jobs < 1 and args.n_jobs != -1:
         raise UserError(f"--n-jobs must be at least 1, or -1 for one per core, got {args.n_jobs}")
+    or_default("--seed", args.seed, 0)
+    or_default("--num-threads", args.num_threads, 1)
+    of_train = {"-conf": args.conf_file, "-params": args.hyperparams, "--env-kwargs": args.env_kwargs}
+    unused = [option for option, value in of_train.items() if args.best and value]
+    if unused:
+        raise UserError(f"--best trains the entry of its trial: to change it, give {unused[0]} to train, after --")
     if not args.best and (args.train_arguments or args.print_only):
         raise UserError("--print-only and arguments of train after -- go with --best")
 

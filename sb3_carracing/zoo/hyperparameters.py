@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_carracing.errors import UserError
 from sb3_carracing.pipelines import import_by_path
 from sb3_carracing.ppo.hyperparameters import CHECKS, Check
+from sb3_carracing.ppo.policies import BETA_OPTIONS, BetaActorCriticPolicy
 
 # What evaluating a user's text may end with.
 EVALUATION_ERRORS = (ArithmeticError, AttributeError, LookupError, NameError, SyntaxError, TypeError, ValueError)
@@ -32,6 +33,8 @@ _OF_THE_COMMAND_LINE = ("env", "device", "seed", "tensorboard_log", "verbose")
 
 
 _MAX_ENVS = 65_536
+# Their policies hand the keywords that they do not name to their base class.
+_KNOWN_POLICIES = ("sb3_carracing.", "stable_baselines3.", "sb3_contrib.")
 _SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf", "delta_std")
 _AS_BETA_PPO_HAS = (
     *("learning_rate", "n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "clip_range", "clip_range_vf"),
@@ -132,7 +135,9 @@ def _check_policy(algo: str, hyperparams: dict[str, Any]) -> None:
         if "." not in policy and policy not in aliases:
             raise UserError(f"policy must be one of {', '.join(sorted(aliases))} or a dotted path, got {policy!r}")
         policy = import_by_path(policy) if "." in policy else aliases[policy]
-    check_keywords("policy_kwargs", policy, kwargs, through_bases=True)
+    is_known = policy.__module__.startswith(_KNOWN_POLICIES)
+    options = BETA_OPTIONS if is_known and issubclass(policy, BetaActorCriticPolicy) else ()
+    check_keywords("policy_kwargs", policy, kwargs.keys() - set(options), through_bases=is_known)
 
 
 def check_env_kwargs(env_id: str, kwargs: dict[str, Any]) -> None:

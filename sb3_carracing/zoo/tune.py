@@ -1,5 +1,6 @@
 """rl-zoo3's hyperparameter search on many machines, with raw scores, seeded trials and reasons for what it prunes."""
 
+import argparse
 import copy
 import functools
 import os
@@ -11,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
+import torch as th
 from optuna.trial import TrialState
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
 from rl_zoo3.utils import ALGOS, get_callback_list
@@ -20,20 +23,18 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_carracing.errors import UserError
 from sb3_carracing.evaluation import VALIDATION_SEED, EpisodeResult, evaluate
 from sb3_carracing.pipelines import Pipeline, pipeline_env, wrap_alike, wrapper_calls
-from sb3_carracing.ppo.torch_layers import IMAGE_EXTRACTORS
 from sb3_carracing.zoo import study as studies
 from sb3_carracing.zoo.hyperparameters import evaluated
 from sb3_carracing.zoo.manager import CarRacingExperimentManager
 from sb3_carracing.zoo.register import ALGO_NAME
 from sb3_carracing.zoo.reporter import Reporter, divergence, prune
-from sb3_carracing.zoo.search_space import UPDATES_PER_REPORT, n_steps_powers, smallest_rollout
+from sb3_carracing.zoo.search_space import UPDATES_PER_REPORT, fitting_extractors, n_steps_powers, smallest_rollout
 from sb3_carracing.zoo.storage import HEARTBEAT_INTERVAL, open_storage, quiet, shown
 from sb3_carracing.zoo.worker import Worker
 
@@ -357,15 +358,34 @@ def check_writable(folder: Path) -> None:
         raise UserError(f"the folder {folder} cannot be written to: {error.strerror}") from error
 
 
-def fitting_extractors(space: Any) -> list[str]:
-    """Return the names of the extractors that take an environment's images, channels first; none where it has none."""
-    if not is_image_space(space):
-        return []
-    fitting = []
-    for name, extractor in IMAGE_EXTRACTORS.items():
-        try:
-            extractor(space)
-        except (ValueError, RuntimeError):
-            continue
-        fitting.append(name)
-    return fitting
+def search(args: argparse.Namespace, work_begins: Callable[[], None]) -> None:
+    """Run the search that the arguments of `tune` describe.
+
+    Args:
+        args: of `tune`.
+        work_begins: called when everything is checked, before the first trial.
+    """
+    args.study_seed = args.seed if args.seed >= 0 else None
+    seed = args.seed if args.seed >= 0 else int(np.random.default_rng().integers(2**31))
+    if args.num_threads > 0:
+        th.set_num_threads(args.num_threads)
+    options = ["storage", "study_name", "n_trials", "max_total_trials", "n_jobs", "sampler", "pruner", "n_startup_trials"]
+    options += ["optimization_log_path", "n_evaluations", "n_timesteps", "hyperparams", "env_kwargs", "eval_env_kwargs"]
+    options += ["verbose", "n_eval_envs", "device"]
+    manager = TuningManager(
+        args,
+        args.algo,
+        args.env,
+        args.log_folder,
+        **{name: getattr(args, name) for name in options},
+        n_eval_episodes=args.eval_episodes,
+        optimize_hyperparameters=True,
+        seed=seed,
+        vec_env_type=args.vec_env,
+        config=args.conf_file,
+        show_progress=args.progress,
+    )
+    manager.work_begins = work_begins
+    optuna.logging.set_verbosity(optuna.logging.INFO if args.verbose else optuna.logging.WARNING)
+    manager.setup_experiment()
+    manager.hyperparameters_optimization()

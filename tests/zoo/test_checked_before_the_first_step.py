@@ -7,6 +7,7 @@ import gymnasium as gym
 import pytest
 import rl_zoo3
 import yaml
+from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_carracing.cli import main
@@ -155,7 +156,8 @@ def test_every_tuned_entry_is_valid(folder: Path) -> None:
     n_checked = 0
     for file in folder.glob("*.yml"):
         for env_id, entry in yaml.safe_load(file.read_text()).items():
-            if file.stem in ("her", "tqc_her"):
+            if file.stem not in ALGOS or (file.stem, env_id) == ("ppo_lstm", "default"):
+                # rl-zoo3's entry names a policy that RecurrentPPO does not have.
                 continue
             # Wrappers and callbacks of libraries that are not installed.
             parts = ("env_wrapper", "callback", "vec_env_wrapper")

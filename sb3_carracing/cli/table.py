@@ -57,7 +57,7 @@ COMMANDS = {
         Command("tune", "search hyperparameters on one machine or many", "cli.tune:main", EVERYDAY),
         Command("record_video", "film a trained agent", "zoo.commands:record_video", OF_RL_ZOO3),
         Command("record_training", "film a run's agents one after the other", "zoo.commands:record_training", OF_RL_ZOO3),
-        Command("benchmark", "play the agents of a folder and write a table", "zoo.benchmark:main", OF_RL_ZOO3),
+        Command("benchmark", "play the agents of a folder and write a table", "cli.benchmark:main", OF_RL_ZOO3),
         Command("plot_train", "plot the returns of training episodes", "zoo.plots:plot_train", OF_RL_ZOO3),
         Command("all_plots", "compare the evaluations of several runs", "zoo.plots:all_plots", OF_RL_ZOO3),
         Command("plot_from_file", "plot what all_plots has saved", "zoo.plots:plot_from_file", OF_RL_ZOO3),

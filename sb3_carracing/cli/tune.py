@@ -4,7 +4,6 @@ import argparse
 import importlib
 import sys
 from pathlib import Path
-from typing import Any
 
 from sb3_carracing.checks import whole_number
 from sb3_carracing.errors import UserError
@@ -21,6 +20,7 @@ def main(argv: list[str]) -> None:
     """
     from sb3_carracing.pipelines import env_spec
     from sb3_carracing.zoo.scripts import script_of_rl_zoo3
+    from sb3_carracing.zoo.tune import search
 
     with script_of_rl_zoo3() as work_begins:
         args = _parser().parse_args(argv)
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
             args.study_name = args.study_name or f"{args.algo}_{args.env}"
             file = show_best(args)
         else:
-            _search(args, work_begins)
+            search(args, work_begins)
             return
     if file is not None:
         train_best(args, file)
@@ -40,47 +40,22 @@ def main(argv: list[str]) -> None:
 
 def _check(args: argparse.Namespace) -> None:
     """Raise a UserError for a number out of range or for options that do not go together."""
+    from sb3_carracing.zoo.train_options import or_default
+
     whole_number("--heartbeat-interval", args.heartbeat_interval, 1)
     whole_number("--n-startup-trials", args.n_startup_trials, 0)
     if args.n_timesteps < 1 and args.n_timesteps != -1:
         raise UserError(f"-n must be at least 1, or -1 for the YAML's n_timesteps, got {args.n_timesteps}")
     if args.n_jobs < 1 and args.n_jobs != -1:
         raise UserError(f"--n-jobs must be at least 1, or -1 for one per core, got {args.n_jobs}")
+    or_default("--seed", args.seed, 0)
+    or_default("--num-threads", args.num_threads, 1)
+    of_train = {"-conf": args.conf_file, "-params": args.hyperparams, "--env-kwargs": args.env_kwargs}
+    unused = [option for option, value in of_train.items() if args.best and value]
+    if unused:
+        raise UserError(f"--best trains the entry of its trial: to change it, give {unused[0]} to train, after --")
     if not args.best and (args.train_arguments or args.print_only):
         raise UserError("--print-only and arguments of train after -- go with --best")
-
-
-def _search(args: argparse.Namespace, work_begins: Any) -> None:
-    import numpy as np
-    import optuna
-    import torch as th
-
-    from sb3_carracing.zoo.tune import TuningManager
-
-    args.study_seed = args.seed if args.seed >= 0 else None
-    seed = args.seed if args.seed >= 0 else int(np.random.default_rng().integers(2**31))
-    if args.num_threads > 0:
-        th.set_num_threads(args.num_threads)
-    options = ["storage", "study_name", "n_trials", "max_total_trials", "n_jobs", "sampler", "pruner", "n_startup_trials"]
-    options += ["optimization_log_path", "n_evaluations", "n_timesteps", "hyperparams", "env_kwargs", "eval_env_kwargs"]
-    options += ["verbose", "n_eval_envs", "device"]
-    manager = TuningManager(
-        args,
-        args.algo,
-        args.env,
-        args.log_folder,
-        **{name: getattr(args, name) for name in options},
-        n_eval_episodes=args.eval_episodes,
-        optimize_hyperparameters=True,
-        seed=seed,
-        vec_env_type=args.vec_env,
-        config=args.conf_file,
-        show_progress=args.progress,
-    )
-    manager.work_begins = work_begins
-    optuna.logging.set_verbosity(optuna.logging.INFO if args.verbose else optuna.logging.WARNING)
-    manager.setup_experiment()
-    manager.hyperparameters_optimization()
 
 
 def show_best(args: argparse.Namespace) -> Path | None:

@@ -23,16 +23,16 @@ _ONE_ENV_ONLY = ("dqn", "qrdqn", "ddpg", "sac", "td3", "tqc")
 _COLUMNS = ("algo", "env_id", "mean_reward", "std_reward", "n_timesteps", "eval_timesteps", "eval_episodes")
 
 
-def main(argv: list[str]) -> None:
+def benchmark(args: argparse.Namespace, command: list[str]) -> None:
     """Play the last agent of each algorithm and environment in a folder and write the table benchmark.md.
 
     Args:
-        argv: arguments of rl-zoo3's benchmark.
+        args: of `benchmark`.
+        command: its arguments as typed, for the table.
 
     Raises:
         UserError: there is no such folder, or the hub does not answer.
     """
-    args = _parser().parse_args(argv)
     folder = Path(args.log_dir or TRAINED_AGENTS)
     if args.log_dir is None and not folder.is_dir():
         if not args.no_hub:
@@ -44,10 +44,9 @@ def main(argv: list[str]) -> None:
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
     agents = sorted(set(_agents_in(folder)) | (set() if args.no_hub else _agents_on_the_hub()))
+    agents = [(algo, env_id) for algo, env_id in agents if args.with_mujoco or "Fetch" not in env_id]
     rows = []
     for number, (algo, env_id) in enumerate(agents[:1] if args.test_mode else agents, start=1):
-        if "Fetch" in env_id and not args.with_mujoco:
-            continue
         if args.verbose:
             print(f"{number}/{len(agents)}\nEvaluating {algo} on {env_id}...", flush=True)
         row = _evaluate(args, folder, algo, env_id)
@@ -55,27 +54,11 @@ def main(argv: list[str]) -> None:
             rows.append(row)
     table = args.benchmark_dir / "benchmark.md"
     table.parent.mkdir(parents=True, exist_ok=True)
-    text = _text(folder, argv, rows)
+    text = _text(folder, command, rows)
     table.write_text(text)
     print(f"Results written to: {table}")
     if not args.test_mode:
         _write_and_keep(Path("benchmark.md"), text)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m sb3_carracing benchmark", description=str(main.__doc__).splitlines()[0])
-    add = parser.add_argument
-    add("--log-dir", help=f"folder of trained agents (default: {TRAINED_AGENTS})")
-    add("--benchmark-dir", type=Path, default=Path("logs/benchmark"), help="folder for the results (default: %(default)s)")
-    add("-n", "--n-timesteps", type=int, default=150_000, help="steps to play (default: %(default)s)")
-    add("--n-envs", type=int, default=1, help="number of environments (default: %(default)s)")
-    add("--verbose", type=int, default=1, help="0: only warnings (default: %(default)s)")
-    add("--seed", type=int, default=0, help="random seed (default: %(default)s)")
-    add("--test-mode", action="store_true", help="play one agent only, and write no benchmark.md here")
-    add("--with-mujoco", action="store_true", help="play the Fetch environments as well")
-    add("--no-hub", action="store_true", help="do not download agents from the Hugging Face hub")
-    add("--num-threads", type=int, default=2, help="threads of PyTorch (default: %(default)s)")
-    return parser
 
 
 def _agents_in(folder: Path) -> Iterator[tuple[str, str]]:
@@ -128,13 +111,13 @@ def _trained_steps(agent: Path) -> str:
         return str(json.loads(archive.read("data")).get("num_timesteps", "unknown"))
 
 
-def _text(folder: Path, argv: list[str], rows: list[dict[str, str]]) -> str:
+def _text(folder: Path, command: list[str], rows: list[dict[str, str]]) -> str:
     """Return the Markdown file."""
-    command = shlex.join(["python", "-m", "sb3_carracing", "benchmark", *argv])
+    words = shlex.join(["python", "-m", "sb3_carracing", "benchmark", *command])
     lines = [
         "## Performance of trained agents",
         "",
-        f"The last agents in `{folder}`, played with `{command}` on {time.strftime('%Y-%m-%d')}.",
+        f"The last agents in `{folder}`, played with `{words}` on {time.strftime('%Y-%m-%d')}.",
         "",
         "`n_timesteps`: steps of the agent's training. `eval_timesteps`, `eval_episodes`: what was played here. The reward is",
         "that of the environment named, with the agent's deterministic actions (sampled ones on Atari). One run of each",

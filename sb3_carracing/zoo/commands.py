@@ -16,6 +16,7 @@ from sb3_carracing.zoo.manager import CarRacingExperimentManager
 from sb3_carracing.zoo.played_agents import AskedAgent, options_for, run_number, with_own_statistics
 from sb3_carracing.zoo.register import ALGO_NAME
 from sb3_carracing.zoo.scripts import arguments_of, asks_for_help, hub_errors, run_module, script_of_rl_zoo3
+from sb3_carracing.zoo.train_options import check_seed, check_train_options
 from sb3_carracing.zoo.tune import OptimizingManager
 
 
@@ -30,9 +31,11 @@ def train(argv: list[str]) -> Path | None:
     """
     managers: list[CarRacingExperimentManager] = []
     with script_of_rl_zoo3() as work_begins:
+        check_seed(argv)
         script = importlib.import_module("rl_zoo3.train")
 
         def create(args: argparse.Namespace, *further: object, **kwargs: object) -> CarRacingExperimentManager:
+            check_train_options(args)
             manager_class = OptimizingManager if args.optimize_hyperparameters else CarRacingExperimentManager
             managers.append(manager_class(args, *further, **kwargs))
             managers[-1].work_begins = work_begins

@@ -4,7 +4,6 @@ import importlib.util
 import inspect
 import math
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,14 @@ from gymnasium.envs.registration import load_env_creator
 from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_carracing.checks import finite_number, whole_number
 from sb3_carracing.errors import UserError
 from sb3_carracing.pipelines import import_by_path
+from sb3_carracing.ppo.hyperparameters import CHECKS, Check
+from sb3_carracing.ppo.policies import BETA_OPTIONS, BetaActorCriticPolicy
 
 # What evaluating a user's text may end with.
 EVALUATION_ERRORS = (ArithmeticError, AttributeError, LookupError, NameError, SyntaxError, TypeError, ValueError)
 
-_MAX_ENVS = 65_536
 # Keys that rl-zoo3 takes out before it calls the algorithm.
 _OF_RL_ZOO3 = {
     *("n_timesteps", "n_envs", "normalize", "frame_stack", "env_wrapper", "vec_env_wrapper", "callback", "env_kwargs"),
@@ -33,99 +32,60 @@ _OF_RL_ZOO3 = {
 _OF_THE_COMMAND_LINE = ("env", "device", "seed", "tensorboard_log", "verbose")
 
 
-@dataclass(frozen=True)
-class Number:
-    """What a hyperparameter may be.
-
-    Args:
-        low: smallest value.
-        high: largest value; infinity is valid only where `infinite`.
-        whole: whole numbers only.
-        above: `low` itself is not valid.
-        infinite: infinity is valid.
-        integral_float: a float without a fraction is valid as a whole number.
-        none: None is valid.
-        schedule: text `lin_<number>` is valid.
-        words: text that begins so is valid.
-    """
-
-    low: float
-    high: float = math.inf
-    whole: bool = False
-    above: bool = False
-    infinite: bool = False
-    integral_float: bool = False
-    none: bool = False
-    schedule: bool = False
-    words: tuple[str, ...] = ()
-
-    def check(self, name: str, value: Any) -> Any:
-        """Return the value, or the number that it is the text of.
-
-        Raises:
-            UserError: it is not valid.
-        """
-        if (value is None and self.none) or (isinstance(value, str) and value.startswith(self.words or ("\0",))):
-            return value
-        if self.schedule and isinstance(value, str) and value.startswith("lin_"):
-            self._check_number(name, _number_in(value.removeprefix("lin_")), value)
-            return value
-        number = _number_in(value)
-        self._check_number(name, number, value)
-        return number
-
-    def _check_number(self, name: str, number: Any, value: Any) -> None:
-        try:
-            if self.whole:
-                if self.integral_float and isinstance(number, float) and number.is_integer():
-                    number = int(number)
-                whole_number(name, number, int(self.low), int(self.high) if math.isfinite(self.high) else None)
-            elif not (self.infinite and number == math.inf):
-                finite_number(name, number, self.low, self.high)
-                if self.above and number == self.low:
-                    raise UserError(name)
-        except UserError as error:
-            raise UserError(f"{name} must be {self._described()}, got {value!r}") from error
-
-    def _described(self) -> str:
-        kind = "a whole number" if self.whole else "a number"
-        if math.isfinite(self.high):
-            bounds = f"above {self.low:g} and at most {self.high:g}" if self.above else f"from {self.low:g} to {self.high:g}"
-        else:
-            bounds = f"above {self.low:g}" if self.above else f"of at least {self.low:g}"
-        others = ["null"] * self.none + ["lin_<number>"] * self.schedule + [f"{word}..." for word in self.words]
-        return " or ".join([f"{kind} {bounds}", *others])
-
-
-_SHARE = Number(0, 1)
-_POSITIVE = Number(0, above=True)
-_NOT_NEGATIVE = Number(0)
-_COUNT = Number(1, whole=True)
-NUMBERS = {
-    "n_timesteps": Number(1, whole=True, integral_float=True),
-    "n_envs": Number(1, _MAX_ENVS, whole=True),
-    "frame_stack": Number(1, whole=True, none=True),
-    "learning_rate": Number(0, schedule=True),
-    "clip_range": Number(0, above=True, schedule=True),
-    "clip_range_vf": Number(0, above=True, schedule=True, none=True),
-    "delta_std": Number(0, above=True, schedule=True),
-    "ent_coef": Number(0, words=("auto",)),
-    "target_entropy": Number(-math.inf, words=("auto",)),
-    "max_grad_norm": Number(0, above=True, infinite=True),
-    "target_kl": Number(0, above=True, none=True),
-    "gradient_steps": Number(-1, whole=True),
-    "sde_sample_freq": Number(-1, whole=True),
-    "learning_starts": Number(0, whole=True),
-    "top_quantiles_to_drop_per_net": Number(0, whole=True),
-    **dict.fromkeys(("gamma", "gae_lambda", "tau"), _SHARE),
-    **dict.fromkeys(("exploration_fraction", "exploration_initial_eps", "exploration_final_eps"), _SHARE),
-    **dict.fromkeys(("vf_coef", "noise_std", "target_policy_noise", "target_noise_clip"), _NOT_NEGATIVE),
-    **dict.fromkeys(("rms_prop_eps", "cg_damping"), _POSITIVE),
-    **dict.fromkeys(("n_steps", "batch_size", "n_epochs", "buffer_size", "stats_window_size", "n_delta", "n_top"), _COUNT),
-    **dict.fromkeys(("target_update_interval", "policy_delay", "n_critic_updates", "cg_max_steps"), _COUNT),
+_MAX_ENVS = 65_536
+# Their policies hand the keywords that they do not name to their base class.
+_KNOWN_POLICIES = ("sb3_carracing.", "stable_baselines3.", "sb3_contrib.")
+_SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf", "delta_std")
+_AS_BETA_PPO_HAS = (
+    *("learning_rate", "n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "clip_range", "clip_range_vf"),
+    *("normalize_advantage", "ent_coef", "vf_coef", "max_grad_norm", "use_sde", "sde_sample_freq", "target_kl"),
+    *("stats_window_size", "keep_memory"),
+)
+# BetaPPO's argument with the same valid values.
+_LIKE = {
+    **dict.fromkeys(("tau", "exploration_fraction", "exploration_initial_eps", "exploration_final_eps"), "gamma"),
+    **dict.fromkeys(("noise_std", "target_policy_noise", "target_noise_clip"), "vf_coef"),
+    **dict.fromkeys(("rms_prop_eps", "cg_damping", "delta_std"), "max_grad_norm"),
+    **dict.fromkeys(("buffer_size", "n_delta", "n_top", "policy_delay", "n_critic_updates", "cg_max_steps"), "n_steps"),
+    **dict.fromkeys(("target_update_interval",), "n_steps"),
+    **dict.fromkeys(("use_rms_prop", "optimize_memory_usage"), "use_sde"),
 }
-"""What the numbers of rl-zoo3's algorithms may be, by name."""
-_FLAGS = ("normalize_advantage", "use_sde", "use_rms_prop", "optimize_memory_usage", "keep_memory")
+_IS_COUNT = CHECKS["n_steps"][1]
+
+
+def _from(low: int) -> Check:
+    return f"a whole number of at least {low}", lambda value: isinstance(value, int) and value >= low
+
+
+_VALID: dict[str, Check] = {
+    **{name: CHECKS[name] for name in _AS_BETA_PPO_HAS},
+    **{name: CHECKS[like] for name, like in _LIKE.items()},
+    "learning_starts": _from(0),
+    "top_quantiles_to_drop_per_net": _from(0),
+    "gradient_steps": _from(-1),
+    "n_envs": (f"a whole number from 1 to {_MAX_ENVS}", lambda value: _IS_COUNT(value) and value <= _MAX_ENVS),
+    "frame_stack": ("a whole number of at least 1, or None", lambda value: value is None or _IS_COUNT(value)),
+    # 1e6 in YAML is a float.
+    "n_timesteps": (
+        "a whole number of at least 1",
+        lambda value: _IS_COUNT(int(value) if isinstance(value, float) and value.is_integer() else value),
+    ),
+}
+"""Valid values of rl-zoo3's own entries and of its algorithms' arguments, in words and as a function."""
+
+
+def _checked(name: str, value: Any) -> Any:
+    """Return a hyperparameter, or the number that its text means.
+
+    Raises:
+        UserError: it is not valid.
+    """
+    words, is_valid = _VALID[name]
+    is_schedule = name in _SCHEDULES and isinstance(value, str) and value.startswith("lin_")
+    number = _number_in(value.removeprefix("lin_") if is_schedule else value)
+    if (name == "ent_coef" and isinstance(value, str) and value.startswith("auto")) or is_valid(number):
+        return value if is_schedule else number
+    raise UserError(f"{name} must be {words}{', or lin_<number>' if name in _SCHEDULES else ''}, got {value!r}")
 
 
 def check(algo: str, hyperparams: dict[str, Any]) -> dict[str, Any]:
@@ -145,15 +105,11 @@ def check(algo: str, hyperparams: dict[str, Any]) -> dict[str, Any]:
     if given:
         raise UserError(f"{', '.join(given)} is no hyperparameter but an option of the command line, see --help")
     numbers = {}
-    for name, number in NUMBERS.items():
-        if name in hyperparams:
-            value = number.check(name, hyperparams[name])
-            if isinstance(hyperparams[name], str) and value is not hyperparams[name]:
-                print(f"{name}: {hyperparams[name]!r} is text, read as the number {value!r}")
-                numbers[name] = value
-    for name in _FLAGS:
-        if not isinstance(hyperparams.get(name, False), bool):
-            raise UserError(f"{name} must be true or false, got {hyperparams[name]!r}")
+    for name in _VALID.keys() & hyperparams.keys():
+        value = _checked(name, hyperparams[name])
+        if value is not hyperparams[name]:
+            print(f"{name}: {hyperparams[name]!r} is text, read as the number {value!r}")
+            numbers[name] = value
     algorithm = ALGOS[algo]
     check_keywords(algorithm.__name__, algorithm, set(hyperparams) - _OF_RL_ZOO3)
     _check_policy(algo, hyperparams)
@@ -179,7 +135,9 @@ def _check_policy(algo: str, hyperparams: dict[str, Any]) -> None:
         if "." not in policy and policy not in aliases:
             raise UserError(f"policy must be one of {', '.join(sorted(aliases))} or a dotted path, got {policy!r}")
         policy = import_by_path(policy) if "." in policy else aliases[policy]
-    check_keywords("policy_kwargs", policy, kwargs, through_bases=True)
+    is_known = policy.__module__.startswith(_KNOWN_POLICIES)
+    options = BETA_OPTIONS if is_known and issubclass(policy, BetaActorCriticPolicy) else ()
+    check_keywords("policy_kwargs", policy, kwargs.keys() - set(options), through_bases=is_known)
 
 
 def check_env_kwargs(env_id: str, kwargs: dict[str, Any]) -> None:
@@ -192,6 +150,18 @@ def check_env_kwargs(env_id: str, kwargs: dict[str, Any]) -> None:
     if spec.entry_point is not None:
         creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
         check_keywords(env_id, creator, own)
+        if _keywords_of(creator, through_bases=False) is None:
+            _make(env_id, kwargs)
+
+
+def _make(env_id: str, kwargs: dict[str, Any]) -> None:
+    """Make an environment that hands its keywords on, and raise a UserError where one is not known."""
+    try:
+        gym.make(env_id, **kwargs).close()
+    except TypeError as error:
+        if "keyword argument" not in str(error):
+            raise
+        raise UserError(str(error)) from error
 
 
 def check_device(device: Any) -> None:

@@ -17,14 +17,14 @@ from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from sb3_carracing.agents import load_agent
 from sb3_carracing.callbacks import ValidationCallback
 from sb3_carracing.envs.registration import CAR_RACING
 from sb3_carracing.errors import UserError
 from sb3_carracing.files import hyperparams_file
-from sb3_carracing.runs import seed_to_go_on, statistics_of
+from sb3_carracing.runs import BEST_STATISTICS, seed_to_go_on, statistics_of
 from sb3_carracing.vec_env import process_vec_env_class
 from sb3_carracing.zoo import hyperparameters
 from sb3_carracing.zoo.storage import shown
@@ -74,9 +74,13 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         hyperparameters.check_device(self.device)
         try:
             experiment: tuple[BaseAlgorithm, dict[str, Any]] | None = super().setup_experiment()
-        except BaseException:
+        except BaseException as error:
             self._remove_made_folders()
-            raise
+            if not isinstance(error, MemoryError):
+                raise
+            given = {name: self._hyperparams.get(name) for name in ("n_steps", "buffer_size") if name in self._hyperparams}
+            sizes = ", ".join(f"{name} {value}" for name, value in given.items())
+            raise UserError(f"{sizes} with n_envs {self.n_envs} is more than the memory holds: {error}") from error
         return experiment
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -106,10 +110,19 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         if gym.spec(self.env_name.gym_id).entry_point == CAR_RACING:
             self.monitor_kwargs.setdefault("info_keywords", ("score", "frames"))
         try:
+            if self.vec_env_class is not DummyVecEnv:
+                self._make_one_here()
             env: VecEnv = super().create_envs(*args, **kwargs)
         except gym.error.Error as error:
             raise UserError(f"{self.env_name.gym_id} cannot be made: {error}") from error
         return env
+
+    def _make_one_here(self) -> None:
+        """Make and close one environment, so that what it raises is not wrapped in a worker's error."""
+        env = gym.spec(self.env_name.gym_id).make(**self.env_kwargs)
+        if self.env_wrapper is not None:
+            env = self.env_wrapper(env)
+        env.close()
 
     def create_log_folder(self) -> None:
         """Make the run's folder, and note which folders are new."""
@@ -163,9 +176,13 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
                 callback.run_dir = Path(self.save_path)
             if isinstance(callback, CheckpointCallback):
                 callback.save_vecnormalize = True
+            if isinstance(callback, EvalCallback):
+                # rl-zoo3 writes to the last agent's file.
+                callback.callback_on_new_best = _SaveStatistics(Path(self.save_path) / BEST_STATISTICS)
+                callback.callback_on_new_best.parent = callback
             if validates and isinstance(callback, EvalCallback):
                 # Two measures would write one best_model.zip and one evaluations.npz; this one's reward is shaped.
-                callback.best_model_save_path = None
+                callback.best_model_save_path = callback.callback_on_new_best = None
                 callback.log_path = None
         self.callbacks.append(BeginningCallback(self._begin))
 
@@ -183,6 +200,20 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
                 self._remove_made_folders()
             raise
         self.interrupted = learner.interrupted
+
+
+class _SaveStatistics(BaseCallback):
+    """Save the running means whenever it is called."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self._file = file
+
+    def _on_step(self) -> bool:
+        normalize = self.model.get_vec_normalize_env()
+        if normalize is not None:
+            normalize.save(str(self._file))
+        return True
 
 
 class BeginningCallback(BaseCallback):

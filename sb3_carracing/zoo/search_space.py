@@ -11,8 +11,10 @@ from typing import Any
 
 import optuna
 from rl_zoo3.utils import SimpleLinearSchedule
+from stable_baselines3.common.preprocessing import is_image_space
 
 from sb3_carracing.errors import UserError
+from sb3_carracing.ppo.torch_layers import IMAGE_EXTRACTORS
 
 UPDATES_PER_REPORT = 4
 """Smallest number of updates between two reports; with none, two reports have the same value."""
@@ -125,6 +127,20 @@ def smallest_rollout(n_envs: int) -> int:
 
 def _smallest_power(n_envs: int) -> int:
     return max(5, math.ceil(math.log2(2**_MIN_BATCH_POW / n_envs)))
+
+
+def fitting_extractors(space: Any) -> list[str]:
+    """Return the names of the extractors that take an environment's images, channels first; none where it has none."""
+    if not is_image_space(space):
+        return []
+    fitting = []
+    for name, extractor in IMAGE_EXTRACTORS.items():
+        try:
+            extractor(space)
+        except (ValueError, RuntimeError):
+            continue
+        fitting.append(name)
+    return fitting
 
 
 def _plain(policy_kwargs: Any) -> dict[str, Any]:

@@ -1,16 +1,20 @@
 """rl-zoo3's hyperparameter search on many machines, with raw scores, seeded trials and reasons for what it prunes."""
 
+import argparse
 import copy
 import functools
 import os
 import socket
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
+import torch as th
 from optuna.trial import TrialState
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
 from rl_zoo3.utils import ALGOS, get_callback_list
@@ -19,19 +23,18 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_carracing.errors import UserError
 from sb3_carracing.evaluation import VALIDATION_SEED, EpisodeResult, evaluate
 from sb3_carracing.pipelines import Pipeline, pipeline_env, wrap_alike, wrapper_calls
-from sb3_carracing.ppo.torch_layers import IMAGE_EXTRACTORS
 from sb3_carracing.zoo import study as studies
+from sb3_carracing.zoo.hyperparameters import evaluated
 from sb3_carracing.zoo.manager import CarRacingExperimentManager
 from sb3_carracing.zoo.register import ALGO_NAME
 from sb3_carracing.zoo.reporter import Reporter, divergence, prune
-from sb3_carracing.zoo.search_space import UPDATES_PER_REPORT, n_steps_powers, smallest_rollout
+from sb3_carracing.zoo.search_space import UPDATES_PER_REPORT, fitting_extractors, n_steps_powers, smallest_rollout
 from sb3_carracing.zoo.storage import HEARTBEAT_INTERVAL, open_storage, quiet, shown
 from sb3_carracing.zoo.worker import Worker
 
@@ -55,7 +58,7 @@ class TuningManager(CarRacingExperimentManager):
             model, too few steps between two reports, numbers below 1; all before a study is joined.
     """
 
-    refuses_short_intervals = True
+    refuses_what_has_no_effect = True
     study_name: str | None
     seed: int
     normalize_kwargs: dict[str, Any]
@@ -100,8 +103,27 @@ class TuningManager(CarRacingExperimentManager):
         if self.algo == ALGO_NAME:
             n_steps_powers(self.n_envs, self._max_rollout)
         processed: dict[str, Any] = super()._preprocess_action_noise(hyperparams, saved_hyperparams, env)
+        self._check_searched(processed)
         self._build_model(env, copy.deepcopy(processed))
         return processed
+
+    def _check_searched(self, hyperparams: dict[str, Any]) -> None:
+        """Refuse -params that the search replaces; `train -optimize` only warns."""
+        given = set(self.custom_hyperparams or ())
+        with quiet(), _quiet_log():
+            trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
+            searched = set(self._sample(trial, hyperparams))
+        if self.algo == ALGO_NAME:
+            # What is not searched of ours stays.
+            searched.discard("policy_kwargs")
+            given |= set(evaluated("policy_kwargs", (self.custom_hyperparams or {}).get("policy_kwargs")) or ())
+            searched |= set(trial.params)
+        replaced = sorted(given & searched)
+        if replaced:
+            message = f"-params {', '.join(replaced)}: the search chooses this, and what is given would have no effect"
+            if self.refuses_what_has_no_effect:
+                raise UserError(message)
+            warnings.warn(message, stacklevel=2)
 
     def _build_model(self, env: VecEnv, hyperparams: dict[str, Any]) -> None:
         """Build a throw-away model so that invalid hyperparameters fail before the study is created."""
@@ -122,7 +144,7 @@ class TuningManager(CarRacingExperimentManager):
     @property
     def _max_rollout(self) -> int:
         fitting = min(8192, self._interval // UPDATES_PER_REPORT)
-        return fitting if self.refuses_short_intervals else max(fitting, smallest_rollout(self.n_envs))
+        return fitting if self.refuses_what_has_no_effect else max(fitting, smallest_rollout(self.n_envs))
 
     @functools.cached_property
     def _make_evaluation_env(self) -> Callable[[], Any]:
@@ -215,7 +237,7 @@ class TuningManager(CarRacingExperimentManager):
         return manager._train(trial)
 
     def _train(self, trial: optuna.Trial) -> float:
-        hyperparams = self._sample(trial)
+        hyperparams = {**self._hyperparams, **self._sample(trial, self._hyperparams)}
         if self.normalize and "gamma" in hyperparams:
             # As training the trial from its YAML would.
             self.normalize_kwargs = self.normalize_kwargs | {"gamma": hyperparams["gamma"]}
@@ -240,18 +262,18 @@ class TuningManager(CarRacingExperimentManager):
         trial.set_user_attr("steps", model.num_timesteps)
         return reporter.last_mean
 
-    def _sample(self, trial: optuna.Trial) -> dict[str, Any]:
-        """Return all arguments of the algorithm: the YAML's, replaced by what rl-zoo3's or our sampler chooses."""
+    def _sample(self, trial: optuna.Trial, hyperparams: dict[str, Any]) -> dict[str, Any]:
+        """Return what rl-zoo3's or our sampler chooses in place of the YAML's arguments of the algorithm."""
         further = {
-            "using_her_replay_buffer": self._hyperparams.get("replay_buffer_class") == HerReplayBuffer,
-            "her_kwargs": self._hyperparams.get("replay_buffer_kwargs", {}),
-            "policy": self._hyperparams["policy"],
-            "policy_kwargs": self._hyperparams.get("policy_kwargs"),
+            "using_her_replay_buffer": hyperparams.get("replay_buffer_class") == HerReplayBuffer,
+            "her_kwargs": hyperparams.get("replay_buffer_kwargs", {}),
+            "policy": hyperparams["policy"],
+            "policy_kwargs": hyperparams.get("policy_kwargs"),
             "max_rollout": self._max_rollout,
             "extractors": fitting_extractors(self._observation_space),
         }
         sampled: dict[str, Any] = HYPERPARAMS_SAMPLER[self.algo](trial, self.n_actions, self.n_envs, further)
-        return {**self._hyperparams, **sampled}
+        return sampled
 
     def _check_rollout(self, model: BaseAlgorithm) -> None:
         """Prune what would report twice without an update between; rl-zoo3's own samplers go up to 4096 steps."""
@@ -300,7 +322,7 @@ class TuningManager(CarRacingExperimentManager):
 class OptimizingManager(TuningManager):
     """`train -optimize`: `tune`, but where too few steps lie between two reports it warns and plays the smallest rollouts."""
 
-    refuses_short_intervals = False
+    refuses_what_has_no_effect = False
 
     def _preprocess_action_noise(
         self, hyperparams: dict[str, Any], saved_hyperparams: dict[str, Any], env: VecEnv
@@ -315,6 +337,17 @@ class OptimizingManager(TuningManager):
         return processed
 
 
+@contextmanager
+def _quiet_log() -> Iterator[None]:
+    """Keep Optuna from logging a study that only serves to look."""
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(level)
+
+
 def check_writable(folder: Path) -> None:
     """Make a folder, and raise ValueError unless a file can be written into it."""
     try:
@@ -325,15 +358,34 @@ def check_writable(folder: Path) -> None:
         raise UserError(f"the folder {folder} cannot be written to: {error.strerror}") from error
 
 
-def fitting_extractors(space: Any) -> list[str]:
-    """Return the names of the extractors that take an environment's images, channels first; none where it has none."""
-    if not is_image_space(space):
-        return []
-    fitting = []
-    for name, extractor in IMAGE_EXTRACTORS.items():
-        try:
-            extractor(space)
-        except (ValueError, RuntimeError):
-            continue
-        fitting.append(name)
-    return fitting
+def search(args: argparse.Namespace, work_begins: Callable[[], None]) -> None:
+    """Run the search that the arguments of `tune` describe.
+
+    Args:
+        args: of `tune`.
+        work_begins: called when everything is checked, before the first trial.
+    """
+    args.study_seed = args.seed if args.seed >= 0 else None
+    seed = args.seed if args.seed >= 0 else int(np.random.default_rng().integers(2**31))
+    if args.num_threads > 0:
+        th.set_num_threads(args.num_threads)
+    options = ["storage", "study_name", "n_trials", "max_total_trials", "n_jobs", "sampler", "pruner", "n_startup_trials"]
+    options += ["optimization_log_path", "n_evaluations", "n_timesteps", "hyperparams", "env_kwargs", "eval_env_kwargs"]
+    options += ["verbose", "n_eval_envs", "device"]
+    manager = TuningManager(
+        args,
+        args.algo,
+        args.env,
+        args.log_folder,
+        **{name: getattr(args, name) for name in options},
+        n_eval_episodes=args.eval_episodes,
+        optimize_hyperparameters=True,
+        seed=seed,
+        vec_env_type=args.vec_env,
+        config=args.conf_file,
+        show_progress=args.progress,
+    )
+    manager.work_begins = work_begins
+    optuna.logging.set_verbosity(optuna.logging.INFO if args.verbose else optuna.logging.WARNING)
+    manager.setup_experiment()
+    manager.hyperparameters_optimization()

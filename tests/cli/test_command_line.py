@@ -191,6 +191,47 @@ def test_help_lists_every_command(tmp_path: Path) -> None:
     assert all(f"  {command.name} " in usage and command.help in usage for command in COMMANDS.values())
 
 
+def test_importing_the_command_line_loads_no_torch() -> None:
+    program = "import sys; from sb3_carracing.cli import main; main([sys.argv[1]]); assert 'torch' not in sys.modules"
+    for option in ("--help", "--version"):
+        subprocess.run([sys.executable, "-c", program, option], check=True, capture_output=True)
+
+
+def test_errors_are_sorted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bad input and files that cannot be used are one line; everything else is not caught."""
+    from sb3_carracing import cli
+    from sb3_carracing.errors import UserError
+
+    errors: list[Exception] = []
+
+    class Raising:
+        def load(self) -> Any:
+            def run(_: list[str]) -> None:
+                raise errors[-1]
+
+            return run
+
+    monkeypatch.setitem(cli.COMMANDS, "train", Raising())  # type: ignore[arg-type]
+    for error, line in (
+        (UserError("n must\n be 3"), "sb3_carracing: n must be 3\n"),
+        (FileNotFoundError(2, "No such file", "a"), "sb3_carracing: [Errno 2] No such file: 'a'\n"),
+        (OSError(28, "No space left on device"), "sb3_carracing: [Errno 28] No space left on device\n"),
+    ):
+        errors.append(error)
+        with pytest.raises(SystemExit) as exit_info:
+            cli.main(["train"])
+        assert exit_info.value.code == 2
+        assert capsys.readouterr().err == line
+        monkeypatch.setenv("SB3_CARRACING_TRACEBACK", "1")
+        with pytest.raises(type(error)):
+            cli.main(["train"])
+        monkeypatch.delenv("SB3_CARRACING_TRACEBACK")
+    for error in (ValueError("x"), AssertionError(), TypeError("x"), ConnectionResetError(104, "gone"), OSError("x")):
+        errors.append(error)
+        with pytest.raises(type(error)):
+            cli.main(["train"])
+
+
 @pytest.mark.slow
 def test_wheel_brings_its_data(tmp_path: Path) -> None:
     """The built wheel finds its hyperparameters from another folder."""

@@ -23,10 +23,9 @@ from sb3_carracing.zoo import commands
 from sb3_carracing.zoo import study as studies
 from sb3_carracing.zoo.register import register
 from sb3_carracing.zoo.reporter import divergence
-from sb3_carracing.zoo.search_space import convert_beta_ppo_params, n_steps_powers, sample_beta_ppo_params
+from sb3_carracing.zoo.search_space import convert_beta_ppo_params, fitting_extractors, n_steps_powers, sample_beta_ppo_params
 from sb3_carracing.zoo.storage import open_storage
 from sb3_carracing.zoo.study import entry_of
-from sb3_carracing.zoo.tune import fitting_extractors
 from sb3_carracing.zoo.worker import Worker
 
 REPOSITORY = Path(__file__).parents[2]

@@ -72,6 +72,8 @@ class BetaDistribution(Distribution):
         self.action_dim = len(low)
         self.low, self.width = th.as_tensor(low), th.as_tensor(high - low)
         self._low32, self._high32 = _float32_within(low, high)
+        # SB3's buffers store actions in the dtype of the space: a narrower one gets only actions that it can hold.
+        self._is_half = action_space.dtype == np.float16
         self.parameterization = parameterization
         self.initial_mean = initial_mean
         self.deterministic_action = deterministic_action
@@ -227,6 +229,8 @@ class BetaDistribution(Distribution):
 
     def _scaled(self, unit: th.Tensor) -> th.Tensor:
         actions = (self.low + self.width * unit.clamp(UNIT_MARGIN, 1.0 - UNIT_MARGIN)).float()
+        if self._is_half:
+            actions = actions.half().float()
         return actions.clamp(self._low32, self._high32)
 
 

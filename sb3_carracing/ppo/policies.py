@@ -25,7 +25,7 @@ from torch import nn
 from sb3_carracing.checks import one_of
 from sb3_carracing.errors import UserError
 from sb3_carracing.ppo.distributions import BetaDistribution, DeterministicAction
-from sb3_carracing.ppo.torch_layers import ImageExtractor, NamedCombinedExtractor, resolve_extractor
+from sb3_carracing.ppo.torch_layers import ImageExtractor, NamedCombinedExtractor, check_layout, resolve_extractor
 
 Autocast: TypeAlias = Literal["bfloat16"]
 
@@ -103,6 +103,7 @@ class NamedPartsPolicy(ActorCriticPolicy, _FeatureExtraction):  # type: ignore[m
         options["features_extractor_class"] = extractor
         options["activation_fn"] = resolve_activation(options["activation_fn"])
         options["features_extractor_kwargs"] = dict(options["features_extractor_kwargs"] or {})
+        check_layout(extractor, options["observation_space"], normalized_image=not options["normalize_images"])
         if issubclass(extractor, ImageExtractor | NamedCombinedExtractor) and not options["normalize_images"]:
             # SB3 tells its own extractors the same thing.
             options["features_extractor_kwargs"].setdefault("normalized_image", True)

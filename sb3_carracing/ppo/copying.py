@@ -7,11 +7,11 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 T = TypeVar("T")
+Model = TypeVar("Model", bound=BaseAlgorithm)
 
 
-def copy_model(model: T, memo: dict[int, Any]) -> T:
+def copy_model(model: Model, memo: dict[int, Any]) -> Model:
     """Return a copy of a model and its environment. Both write to the same logger, whose files are open."""
-    assert isinstance(model, BaseAlgorithm)
     if hasattr(model, "_logger"):
         memo[id(model._logger)] = model._logger
     if model.env is not None:
@@ -20,7 +20,10 @@ def copy_model(model: T, memo: dict[int, Any]) -> T:
 
 
 def _copy_env(env: VecEnv, memo: dict[int, Any]) -> VecEnv:
-    """Return a copy of a vectorized environment; that of SB3's VecNormalize lacks what is below it, others fail."""
+    """Return a copy of a vectorized environment.
+
+    `copy.deepcopy` of a VecNormalize leaves out the environment that it wraps, and that of any other wrapper fails.
+    """
     if not isinstance(env, VecEnvWrapper):
         return copy.deepcopy(env, memo)
     memo[id(env.venv)] = _copy_env(env.venv, memo)

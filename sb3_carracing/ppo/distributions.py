@@ -152,8 +152,9 @@ class BetaDistribution(Distribution):
         dtype = _exact_dtype(device)
         if self.low.device != device or self.low.dtype != dtype:
             self._low32, self._high32 = self._low32.to(device), self._high32.to(device)
-            self.width = self.width.to(device, dtype)
-            self.low = self.low.to(device, dtype)  # last: it tells other threads that all is there
+            # On the CPU every dtype can be converted. `low` comes last: it tells other threads that all is there.
+            self.width = self.width.cpu().to(dtype).to(device)
+            self.low = self.low.cpu().to(dtype).to(device)
         return self
 
     @property

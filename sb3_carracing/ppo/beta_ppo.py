@@ -190,11 +190,12 @@ class BetaPPO(OnPolicyAlgorithm):
         hyperparameters.warn_of_truncated_minibatch(self)
 
     def _setup_model(self) -> None:
+        # Checked here, since `load` and rl-zoo3's resume set attributes without the constructor.
+        hyperparameters.check(self)
         is_beta = issubclass(self.policy_class, BetaActorCriticPolicy) and isinstance(self.action_space, spaces.Box)
         if self.defaults_version < 2 and is_beta:
             self.policy_kwargs = {"parameterization": "softplus", **self.policy_kwargs}
         self.defaults_version = 2
-        # The checks are here, since `load` and rl-zoo3's resume set attributes past the constructor.
         hyperparameters.check(self)
         if self.rollout_buffer_class is None and not isinstance(self.observation_space, spaces.Dict):
             self.rollout_buffer_class = CompactRolloutBuffer
@@ -222,7 +223,7 @@ class BetaPPO(OnPolicyAlgorithm):
         self._scheduled_learning_rate = self.learning_rate
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
-        """Set the optimizer's learning rate. A `learning_rate` that a callback has changed counts from now on."""
+        """Set the learning rate of the optimizer. A `learning_rate` that a callback has set counts from here on."""
         if self.learning_rate is not self._scheduled_learning_rate:
             self._setup_lr_schedule()
         super()._update_learning_rate(optimizers)
@@ -317,7 +318,8 @@ class BetaPPO(OnPolicyAlgorithm):
         actions = minibatch.actions
         if isinstance(self.action_space, spaces.Discrete):
             actions = actions.long().flatten()  # the rollout stores them as floats, (n_batch, 1)
-        with outputs_of(self.policy.action_net) as params:
+        has_beta = isinstance(self.policy.action_dist, BetaDistribution)
+        with outputs_of(self.policy.action_net if has_beta else None) as params:
             values, log_prob, entropy = self.policy.evaluate_actions(minibatch.observations, actions)
         log_ratio = log_prob - minibatch.old_log_prob
         advantages = losses.normalized(minibatch.advantages) if self.normalize_advantage else minibatch.advantages
@@ -337,8 +339,7 @@ class BetaPPO(OnPolicyAlgorithm):
             metrics["loss"].append(loss.detach())
             metrics["approx_kl"].append(losses.approximate_kl(log_ratio))
             metrics["clip_fraction"].append(losses.clip_fraction(log_ratio, clip_range))
-            if isinstance(self.policy.action_dist, BetaDistribution):
-                metrics["params"] += params
+            metrics["params"] += params
         return loss
 
     def _clip_ranges(self) -> tuple[float, float | None]:

@@ -67,7 +67,8 @@ class BetaDistribution(Distribution):
         low, high = _checked_bounds(action_space)
         one_of("parameterization", parameterization, sorted(get_args(Parameterization)))
         one_of("deterministic_action", deterministic_action, sorted(get_args(DeterministicAction)))
-        if not (np.isfinite(max_concentration) and max_concentration > 2.0):
+        is_number = isinstance(max_concentration, int | float | np.number)
+        if not (is_number and np.isfinite(max_concentration) and max_concentration > 2.0):
             raise ValueError(f"max_concentration must be a finite number above 2 (alpha = beta = 1), got {max_concentration}")
         self.action_dim = len(low)
         self.low, self.width = th.as_tensor(low), th.as_tensor(high - low)

@@ -10,9 +10,12 @@ from torch import nn
 
 
 @contextmanager
-def outputs_of(module: nn.Module) -> Iterator[list[th.Tensor]]:
+def outputs_of(module: nn.Module | None) -> Iterator[list[th.Tensor]]:
     """Yield a list to which the outputs of a module are added, without gradients, until the block ends."""
     outputs: list[th.Tensor] = []
+    if module is None:
+        yield outputs
+        return
     hook = module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output.detach()))
     try:
         yield outputs

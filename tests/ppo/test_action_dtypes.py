@@ -44,14 +44,18 @@ def box(low: float, high: float, dtype: Any) -> spaces.Box:
 
 @pytest.mark.parametrize(("low", "high"), RANGES)
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-@pytest.mark.parametrize("observation_space", [VECTOR, DICT], ids=["vector", "dict"])
-@pytest.mark.parametrize("policy_kind", ["ours", "stock"])
-@pytest.mark.parametrize("buffer", [None, RolloutBuffer])
-def test_beta_ppo(policy_kind: str, observation_space: Any, buffer: Any, low: float, high: float, dtype: Any) -> None:
-    is_dict = isinstance(observation_space, spaces.Dict)
-    if is_dict and (buffer is not None or policy_kind == "stock"):
-        pytest.skip("SB3's buffer for vectors, SB3's policy for vectors")
-    policy: Any = ("MultiInputPolicy" if is_dict else "MlpPolicy") if policy_kind == "ours" else ActorCriticPolicy
+@pytest.mark.parametrize(
+    ("policy", "observation_space", "buffer"),
+    [
+        ("MlpPolicy", VECTOR, None),
+        ("MlpPolicy", VECTOR, RolloutBuffer),
+        ("MultiInputPolicy", DICT, None),
+        (ActorCriticPolicy, VECTOR, None),
+        (ActorCriticPolicy, VECTOR, RolloutBuffer),
+    ],
+    ids=["beta", "beta, SB3's buffer", "beta, dict", "gaussian", "gaussian, SB3's buffer"],
+)
+def test_beta_ppo(policy: Any, observation_space: Any, buffer: Any, low: float, high: float, dtype: Any) -> None:
     env = Recording(observation_space, box(low, high, dtype))
     options = {"n_steps": 256, "batch_size": 64, "n_epochs": 2, "seed": 0, "device": "cpu", "rollout_buffer_class": buffer}
     model = BetaPPO(policy, env, learning_rate=0.0, target_kl=1e-3, **options).learn(256)

@@ -196,7 +196,6 @@ class BetaPPO(OnPolicyAlgorithm):
         if self.defaults_version < 2 and is_beta:
             self.policy_kwargs = {"parameterization": "softplus", **self.policy_kwargs}
         self.defaults_version = 2
-        hyperparameters.check(self)
         if self.rollout_buffer_class is None and not isinstance(self.observation_space, spaces.Dict):
             self.rollout_buffer_class = CompactRolloutBuffer
         super()._setup_model()

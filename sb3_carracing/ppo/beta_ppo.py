@@ -11,8 +11,7 @@ import copy
 import io
 import pathlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -34,8 +33,10 @@ from stable_baselines3.common.utils import explained_variance
 from sb3_carracing.errors import UserError
 from sb3_carracing.ppo import hyperparameters, losses
 from sb3_carracing.ppo.buffers import CompactRolloutBuffer
+from sb3_carracing.ppo.copying import copy_model
 from sb3_carracing.ppo.distributions import BetaDistribution
 from sb3_carracing.ppo.losses import ValueLoss
+from sb3_carracing.ppo.metrics import outputs_of, share_at_bounds, to_host
 from sb3_carracing.ppo.policies import (
     BETA_OPTIONS,
     Autocast,
@@ -189,15 +190,19 @@ class BetaPPO(OnPolicyAlgorithm):
         hyperparameters.warn_of_truncated_minibatch(self)
 
     def _setup_model(self) -> None:
+        # Checked here, since `load` and rl-zoo3's resume set attributes without the constructor.
+        hyperparameters.check(self)
         is_beta = issubclass(self.policy_class, BetaActorCriticPolicy) and isinstance(self.action_space, spaces.Box)
         if self.defaults_version < 2 and is_beta:
             self.policy_kwargs = {"parameterization": "softplus", **self.policy_kwargs}
         self.defaults_version = 2
-        # The checks are here, since `load` and rl-zoo3's resume set attributes past the constructor.
-        hyperparameters.check(self)
         if self.rollout_buffer_class is None and not isinstance(self.observation_space, spaces.Dict):
             self.rollout_buffer_class = CompactRolloutBuffer
         super()._setup_model()
+        if isinstance(self.action_space, spaces.Box) and not np.can_cast(np.float32, self.action_space.dtype):
+            # What is stored must be what was played, and SB3 would round it to the dtype of the action space.
+            self.rollout_buffer.action_space = spaces.Box(-np.inf, np.inf, self.action_space.shape, np.float32)
+            self.rollout_buffer.reset()
         extractor = self.policy.features_extractor
         wants_channels_last = isinstance(extractor, ImageExtractor) and extractor.channels_last
         if wants_channels_last and isinstance(self.rollout_buffer, CompactRolloutBuffer):
@@ -217,7 +222,7 @@ class BetaPPO(OnPolicyAlgorithm):
         self._scheduled_learning_rate = self.learning_rate
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
-        """Set the optimizer's learning rate. A `learning_rate` that a callback has changed counts from now on."""
+        """Set the learning rate of the optimizer. A `learning_rate` that a callback has set counts from here on."""
         if self.learning_rate is not self._scheduled_learning_rate:
             self._setup_lr_schedule()
         super()._update_learning_rate(optimizers)
@@ -253,14 +258,8 @@ class BetaPPO(OnPolicyAlgorithm):
         return [*super()._excluded_save_params(), "_scheduled_learning_rate"]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Copy the model and its environment. Both models write to the same logger, whose files are open."""
-        copied = type(self).__new__(type(self))
-        memo[id(self)] = copied
-        if hasattr(self, "_logger"):
-            memo[id(self._logger)] = self._logger
-        for name, value in vars(self).items():
-            setattr(copied, name, copy.deepcopy(value, memo))
-        return copied
+        """Copy the model and its environment, without its logger, which both use."""
+        return copy_model(self, memo)
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         """Keep the remaining progress at 0 or above.
@@ -318,7 +317,8 @@ class BetaPPO(OnPolicyAlgorithm):
         actions = minibatch.actions
         if isinstance(self.action_space, spaces.Discrete):
             actions = actions.long().flatten()  # the rollout stores them as floats, (n_batch, 1)
-        with _outputs_of(self.policy.action_net) as params:
+        has_beta = isinstance(self.policy.action_dist, BetaDistribution)
+        with outputs_of(self.policy.action_net if has_beta else None) as params:
             values, log_prob, entropy = self.policy.evaluate_actions(minibatch.observations, actions)
         log_ratio = log_prob - minibatch.old_log_prob
         advantages = losses.normalized(minibatch.advantages) if self.normalize_advantage else minibatch.advantages
@@ -338,8 +338,7 @@ class BetaPPO(OnPolicyAlgorithm):
             metrics["loss"].append(loss.detach())
             metrics["approx_kl"].append(losses.approximate_kl(log_ratio))
             metrics["clip_fraction"].append(losses.clip_fraction(log_ratio, clip_range))
-            if isinstance(self.policy.action_dist, BetaDistribution):
-                metrics["params"] += params
+            metrics["params"] += params
         return loss
 
     def _clip_ranges(self) -> tuple[float, float | None]:
@@ -362,7 +361,7 @@ class BetaPPO(OnPolicyAlgorithm):
             assert isinstance(self.policy.action_dist, BetaDistribution)
             concentration = copy.copy(self.policy.action_dist).proba_distribution(th.cat(params)).concentration
             metrics["concentration_mean"], metrics["concentration_max"] = [concentration.mean()], [concentration.max()]
-        on_host = _to_host(metrics)
+        on_host = to_host(metrics)
         means = {key: float(values.mean()) for key, values in on_host.items()}
         if not np.isfinite(means["loss"]):
             raise NonFiniteLossError(
@@ -372,7 +371,8 @@ class BetaPPO(OnPolicyAlgorithm):
             )
         means["loss"] = float(on_host["loss"][-1])  # as SB3 logs it
         if params:
-            means["actions_at_bounds"] = self._share_of_actions_at_bounds()
+            assert isinstance(self.action_space, spaces.Box)
+            means["actions_at_bounds"] = share_at_bounds(self.rollout_buffer.actions, self.action_space)
         for key, value in means.items():
             self.logger.record(f"train/{key}", value)
         self.logger.record(
@@ -386,15 +386,6 @@ class BetaPPO(OnPolicyAlgorithm):
         self.logger.record("train/clip_range", clip_range)
         if clip_range_vf is not None:
             self.logger.record("train/clip_range_vf", clip_range_vf)
-
-    def _share_of_actions_at_bounds(self, margin: float = 0.01) -> float:
-        """Return the share of the rollout's actions within `margin` of the range from either bound."""
-        assert isinstance(self.action_space, spaces.Box)
-        # float64: the width of a float32 range may overflow float32.
-        low, high = (bound.astype(np.float64).flatten() for bound in (self.action_space.low, self.action_space.high))
-        actions = self.rollout_buffer.actions.reshape(-1, low.size)
-        unit = (actions - low) / (high - low)
-        return float(np.mean((unit < margin) | (unit > 1.0 - margin)))
 
     def learn(
         self,
@@ -420,21 +411,3 @@ class BetaPPO(OnPolicyAlgorithm):
             reset_num_timesteps=reset_num_timesteps,
             progress_bar=progress_bar,
         )
-
-
-@contextmanager
-def _outputs_of(module: th.nn.Module) -> Iterator[list[th.Tensor]]:
-    """Yield a list to which what the module returns is added until the block ends."""
-    outputs: list[th.Tensor] = []
-    hook = module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output.detach()))
-    try:
-        yield outputs
-    finally:
-        hook.remove()
-
-
-def _to_host(metrics: dict[str, list[th.Tensor]]) -> dict[str, np.ndarray]:
-    """Return scalar tensors as arrays of float64 by name, in a single transfer from the device."""
-    values = th.stack([value.float() for values in metrics.values() for value in values]).cpu().numpy().astype(np.float64)
-    ends = np.cumsum([len(values) for values in metrics.values()])
-    return {name: part for name, part in zip(metrics, np.split(values, ends[:-1]), strict=True) if part.size}

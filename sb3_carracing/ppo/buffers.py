@@ -40,7 +40,8 @@ class CompactRolloutBuffer(RolloutBuffer):
         self.pos, self.full = 0, False
         self._uploaded = None
         size = (self.buffer_size, self.n_envs)
-        if hasattr(self, "observations") and self.observations.shape[:2] == size:
+        allocated = hasattr(self, "observations") and self.observations.shape[:2] == size
+        if allocated and self.actions.dtype == self.action_space.dtype:
             return
         self.observations = self._empty_observations(size)
         self.actions = np.zeros((*size, self.action_dim), dtype=self.action_space.dtype)
@@ -72,7 +73,7 @@ class CompactRolloutBuffer(RolloutBuffer):
             rows = rows.pin_memory()  # an upload from other memory waits for all pending work of the device
         rows = rows.to(self.device, non_blocking=True)
         rollout = self._rollout()
-        for batch in rows.split(batch_size or n_samples):
+        for batch in rows.split(int(batch_size or n_samples)):  # torch takes no NumPy integer
             observations, *others = (tensor.index_select(0, batch) for tensor in rollout)
             if self.channels_last:
                 observations = observations.permute(0, 3, 1, 2)

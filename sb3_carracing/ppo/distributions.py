@@ -67,11 +67,14 @@ class BetaDistribution(Distribution):
         low, high = _checked_bounds(action_space)
         one_of("parameterization", parameterization, sorted(get_args(Parameterization)))
         one_of("deterministic_action", deterministic_action, sorted(get_args(DeterministicAction)))
-        if not (np.isfinite(max_concentration) and max_concentration > 2.0):
+        is_number = isinstance(max_concentration, int | float | np.number)
+        if not (is_number and np.isfinite(max_concentration) and max_concentration > 2.0):
             raise ValueError(f"max_concentration must be a finite number above 2 (alpha = beta = 1), got {max_concentration}")
         self.action_dim = len(low)
         self.low, self.width = th.as_tensor(low), th.as_tensor(high - low)
         self._low32, self._high32 = _float32_within(low, high)
+        # SB3's buffers store actions in the dtype of the space: a narrower one gets only actions that it can hold.
+        self._is_half = action_space.dtype == np.float16
         self.parameterization = parameterization
         self.initial_mean = initial_mean
         self.deterministic_action = deterministic_action
@@ -150,8 +153,9 @@ class BetaDistribution(Distribution):
         dtype = _exact_dtype(device)
         if self.low.device != device or self.low.dtype != dtype:
             self._low32, self._high32 = self._low32.to(device), self._high32.to(device)
-            self.width = self.width.to(device, dtype)
-            self.low = self.low.to(device, dtype)  # last: it tells other threads that all is there
+            # On the CPU every dtype can be converted. `low` comes last: it tells other threads that all is there.
+            self.width = self.width.cpu().to(dtype).to(device)
+            self.low = self.low.cpu().to(dtype).to(device)
         return self
 
     @property
@@ -227,6 +231,8 @@ class BetaDistribution(Distribution):
 
     def _scaled(self, unit: th.Tensor) -> th.Tensor:
         actions = (self.low + self.width * unit.clamp(UNIT_MARGIN, 1.0 - UNIT_MARGIN)).float()
+        if self._is_half:
+            actions = actions.half().float()
         return actions.clamp(self._low32, self._high32)
 
 

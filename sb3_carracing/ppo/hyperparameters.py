@@ -103,8 +103,9 @@ def check(model: "BetaPPO") -> None:
     """
     _assert_as_stock_ppo(model)
     values = {**vars(model), "stats_window_size": model._stats_window_size}
-    for name in CHECKS.keys() & values.keys():
-        check_value(name, values[name])
+    for name in CHECKS:
+        if name in values:
+            check_value(name, values[name])
     one_of("value_loss", model.value_loss, sorted(get_args(ValueLoss)))
     if model.autocast is not None:
         one_of("autocast", model.autocast, sorted(get_args(Autocast)))

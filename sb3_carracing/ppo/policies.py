@@ -25,7 +25,7 @@ from torch import nn
 from sb3_carracing.checks import one_of
 from sb3_carracing.errors import UserError
 from sb3_carracing.ppo.distributions import BetaDistribution, DeterministicAction
-from sb3_carracing.ppo.torch_layers import ImageExtractor, NamedCombinedExtractor, resolve_extractor
+from sb3_carracing.ppo.torch_layers import ImageExtractor, NamedCombinedExtractor, check_layout, resolve_extractor
 
 Autocast: TypeAlias = Literal["bfloat16"]
 
@@ -96,6 +96,8 @@ class NamedPartsPolicy(ActorCriticPolicy, _FeatureExtraction):  # type: ignore[m
     default_extractor: ClassVar[str] = "flatten"
 
     def __init__(self, *args: Any, initial_mean: float | list[float] | None = None, **kwargs: Any):
+        if initial_mean is not None and np.asarray(initial_mean).dtype.kind not in "iuf":
+            raise UserError(f"initial_mean must be a number, or one per dimension, got {initial_mean!r}")
         bound = inspect.signature(super().__init__).bind(*args, **kwargs)
         extractor = resolve_extractor(bound.arguments.get("features_extractor_class") or self.default_extractor)
         bound.apply_defaults()
@@ -103,17 +105,16 @@ class NamedPartsPolicy(ActorCriticPolicy, _FeatureExtraction):  # type: ignore[m
         options["features_extractor_class"] = extractor
         options["activation_fn"] = resolve_activation(options["activation_fn"])
         options["features_extractor_kwargs"] = dict(options["features_extractor_kwargs"] or {})
+        check_layout(extractor, options["observation_space"], normalized_image=not options["normalize_images"])
         if issubclass(extractor, ImageExtractor | NamedCombinedExtractor) and not options["normalize_images"]:
             # SB3 tells its own extractors the same thing.
             options["features_extractor_kwargs"].setdefault("normalized_image", True)
         if options["net_arch"] is None and issubclass(extractor, ImageExtractor):
             options["net_arch"] = extractor.default_net_arch
-        # A new policy that is loaded from a file needs no schedule, and a schedule may not be picklable.
-        self._constructor_arguments = {
-            **{name: value for name, value in options.items() if name != "lr_schedule"},
-            "initial_mean": initial_mean,
-        }
         self._check_options(options)
+        # What `save` stores. A policy that is loaded by itself needs no schedule, and a schedule may not be picklable.
+        self._constructor_arguments = {name: value for name, value in options.items() if name != "lr_schedule"}
+        self._constructor_arguments["initial_mean"] = initial_mean
         super().__init__(*bound.args, **bound.kwargs)
         # oneDNN's convolutions are faster on a CPU with channels last. This comes after `_build`, since orthogonal
         # initialization needs the usual layout.
@@ -124,13 +125,13 @@ class NamedPartsPolicy(ActorCriticPolicy, _FeatureExtraction):  # type: ignore[m
             self._start_at_mean(initial_mean)
 
     def _check_options(self, options: dict[str, Any]) -> None:
-        """Refuse options that have no effect; `options` are the arguments of SB3's constructor by name."""
+        """Refuse options without effect, given the arguments of SB3's constructor by name. A hook for subclasses."""
 
     def _start_at_mean(self, mean: float | list[float]) -> None:
         """Let the untrained policy act around `mean`, by the bias of its last layer."""
         space = self.action_space
-        if not isinstance(self.action_dist, DiagGaussianDistribution) or not isinstance(space, spaces.Box):
-            raise UserError(f"initial_mean={mean} needs a Gaussian on Box actions without use_sde, got {space}")
+        if not isinstance(space, spaces.Box) or self.squash_output:
+            raise UserError(f"initial_mean={mean} needs a Gaussian on Box actions without squash_output, got {space}")
         bias = np.asarray(mean, dtype=np.float32)
         if bias.shape not in ((), space.shape) or not np.all((space.low <= bias) & (bias <= space.high)):
             raise UserError(f"initial_mean must lie within {space}, as one number or one per dimension; got {mean}")

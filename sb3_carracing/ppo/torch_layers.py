@@ -50,6 +50,7 @@ class ImageExtractor(BaseFeaturesExtractor):
                 f"{name} takes images (a Box of shape (channels, height, width), uint8 in [0, 255], or floats with "
                 f"normalize_images=False), got {observation_space}. For vectors use MlpPolicy, for dicts MultiInputPolicy."
             )
+        check_channels_first(observation_space)
         self.image_shape: tuple[int, ...] = observation_space.shape
 
     def preprocess(self, images: th.Tensor) -> th.Tensor:
@@ -70,6 +71,26 @@ class ImageExtractor(BaseFeaturesExtractor):
             )
         with th.no_grad():
             return int(layers(th.zeros(1, *self.image_shape)).flatten(1).shape[1])
+
+
+def check_layout(extractor: type[BaseFeaturesExtractor], observation_space: spaces.Space[Any], normalized_image: bool) -> None:
+    """Raise UserError if an extractor that is known to convolve images would get them with channels last."""
+    if not issubclass(extractor, ImageExtractor | NamedCombinedExtractor | NatureCNN | CombinedExtractor):
+        return
+    parts = observation_space.spaces.values() if isinstance(observation_space, spaces.Dict) else [observation_space]
+    for part in parts:
+        if isinstance(part, spaces.Box) and is_image_space(part, normalized_image=normalized_image):
+            check_channels_first(part)
+
+
+def check_channels_first(space: spaces.Box) -> None:
+    """Raise UserError for a space of images whose last dimension is the smallest, as SB3 recognizes channels."""
+    if space.shape[-1] < min(space.shape[:-1]):
+        raise UserError(
+            f"Images must have their channels first, (channels, height, width), got {space.shape}. SB3 moves the channels of "
+            "uint8 images with values from 0 to 255 only. Move those of others with a wrapper, such as "
+            "gymnasium.wrappers.TransformObservation."
+        )
 
 
 def smallest_image(layers: nn.Sequential) -> int:
@@ -272,6 +293,7 @@ class NamedCombinedExtractor(BaseFeaturesExtractor):
         features_dim = 0
         for key, space in observation_space.spaces.items():
             if is_image_space(space, normalized_image=normalized_image):
+                check_channels_first(space)  # type: ignore[arg-type]  # is_image_space holds for a Box alone
                 extractor = extractor_class(space, normalized_image=normalized_image)  # type: ignore[call-arg]
                 extractors[key] = extractor
                 features_dim += extractor.features_dim

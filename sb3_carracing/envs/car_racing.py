@@ -16,7 +16,7 @@ from sb3_carracing.checks import one_of, whole_number
 from sb3_carracing.envs.counts import Counts, put_counts
 from sb3_carracing.envs.fast import track
 from sb3_carracing.envs.fast.camera import Camera
-from sb3_carracing.envs.fast.car import FastCar, Ground, TileContacts
+from sb3_carracing.envs.fast.car import FastCar, Ground, TileContacts, World
 from sb3_carracing.envs.fast.renderer import Observation
 from sb3_carracing.envs.training_rules import (
     MAX_FRAMES,
@@ -72,6 +72,7 @@ class CarRacing(stock.CarRacing):
     road: Any  # gymnasium's annotations of these are narrower than their values
     track: Any
     car: Any
+    world: World
 
     def __init__(
         self,
@@ -99,6 +100,7 @@ class CarRacing(stock.CarRacing):
             renderer=renderer,
             **training,
         )
+        self.world = World((0, 0), contactListener=self.contactListener_keepref)
         self._ground = Ground(self.world)
         self._camera: Camera | None = None
         self._frame = Frame(self._rgb_observation)
@@ -155,6 +157,7 @@ class CarRacing(stock.CarRacing):
         Its one frame without action is not counted (TimeLimit does not see it either); idle frames are.
         """
         assert self.car is not None
+        self.world.building_car = False
         self.car = FastCar(self.car)
         self._frame.start(self.car, self.road)
         self._stock_frame(None)
@@ -231,6 +234,7 @@ class CarRacing(stock.CarRacing):
                 self.road_poly.append((track.border(lap[i], lap[i - 1]), (255, 0, 0) if i % 2 else (255, 255, 255)))
         self.track = lap
         self._follow_track()
+        self.world.building_car = True
         return True
 
     def _follow_track(self) -> None:

@@ -243,7 +243,7 @@ class SharedMemoryVecEnv(VecEnv):
             raise
 
 
-def process_vec_env_class() -> type[VecEnv]:
+def process_vec_env_class() -> type[SharedMemoryVecEnv] | type[SubprocVecEnv]:
     """Return `SharedMemoryVecEnv` where the system supports it, otherwise SB3's `SubprocVecEnv`."""
     return SharedMemoryVecEnv if SharedMemoryVecEnv.is_supported() else SubprocVecEnv
 

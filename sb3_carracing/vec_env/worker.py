@@ -200,7 +200,7 @@ class _Environments:
         for env in self._envs.values():
             try:
                 env.close()
-            except Exception:
+            except (Exception, SystemExit):
                 traceback.print_exc()
 
     def _in_turn(self) -> Iterator[tuple[int, Env]]:

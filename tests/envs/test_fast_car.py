@@ -1,5 +1,6 @@
 """The fast physics is gymnasium's to the last bit: car, wheels, traces and tiles, frame by frame."""
 
+import ctypes
 import gc
 import math
 import resource
@@ -276,6 +277,31 @@ def test_bodies_that_someone_adds_to_the_world_are_no_tiles(cheap: None) -> None
         env.step(np.array([0.0, 1.0, 0.0]))
     assert math.dist(env.car.hull.position, (x, y)) < 6
     assert env.tile_visited_count > 0
+
+
+class Mallinfo2(ctypes.Structure):
+    """What glibc's malloc tells of itself; the eighth number is the bytes in use."""
+
+    _fields_ = [(f"field_{i}", ctypes.c_size_t) for i in range(10)]
+
+
+def allocated_bytes() -> int:
+    """Return what C and C++ have allocated and not freed; Python's small objects do not count. glibc 2.33 or later."""
+    mallinfo2 = ctypes.CDLL(None).mallinfo2
+    mallinfo2.restype = Mallinfo2
+    gc.collect()
+    return int(mallinfo2().field_7)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="no glibc")
+def test_a_reset_leaks_no_shapes() -> None:
+    env = CarRacing()
+    sizes = []
+    for episode in range(120):
+        env.reset(seed=episode % 20)
+        if episode % 20 == 19:
+            sizes.append(allocated_bytes())
+    assert (sizes[-1] - sizes[1]) / 80 < 1000  # a car has eight shapes of 304 bytes
 
 
 def resident_bytes() -> int:

@@ -3,6 +3,7 @@
 import gc
 import multiprocessing as mp
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -439,3 +440,25 @@ def test_opening_and_closing_stays_flat_without_garbage_collection() -> None:
         assert states[1:] == states[:-1]
     finally:
         gc.enable()
+
+
+def anonymous_memory(pid: int | None) -> int:
+    """Return what a process holds [kB], but for mapped files."""
+    found = re.search(r"^Anonymous:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1])
+
+
+@pytest.mark.slow
+def test_memory_of_parent_and_workers_stays_flat() -> None:
+    with opened(toys(8), n_workers=2) as env:
+        env.reset()
+        pids = [os.getpid(), *(process.pid for process in env.processes)]
+        memory = []
+        for _ in range(3):
+            for _ in range(1500):
+                env.step(np.zeros((8, 2)))
+            env.reset()
+            memory.append([anonymous_memory(pid) for pid in pids])
+        growth = np.subtract(memory[2], memory[1])
+        assert (growth < 200).all(), f"grew by {growth} kB in 1500 steps and 2000 episodes"

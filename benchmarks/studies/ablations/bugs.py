@@ -24,11 +24,11 @@ from sb3_carracing.pipelines import import_by_path
 class PlainPPO(BetaPPO):
     """BetaPPO without a mistake, whose `rollout_buffer_class` may be a dotted path, so that a YAML can name it."""
 
-    def __init__(self, *args: Any, rollout_buffer_class: type[RolloutBuffer] | str | None = None, **kwargs: Any) -> None:
-        if isinstance(rollout_buffer_class, str):
-            rollout_buffer_class = import_by_path(rollout_buffer_class)
-        kwargs["rollout_buffer_class"] = rollout_buffer_class
-        super().__init__(*args, **kwargs)
+    def _setup_model(self) -> None:
+        # Here and not in the constructor, since `load` sets attributes and then calls this.
+        if isinstance(self.rollout_buffer_class, str):
+            self.rollout_buffer_class = import_by_path(self.rollout_buffer_class)
+        super()._setup_model()
 
 
 class StoresNextObservation(PlainPPO):

@@ -68,7 +68,7 @@ def test_every_run_of_the_plan_can_be_made(name: str, tmp_path: Path, monkeypatc
     monkeypatch.setitem(ALGORITHMS, config.algo, path)
     conf = tmp_path / "hyperparams.yml"
     conf.write_text(tables.as_yaml({config.env_id: config.hyperparams}))
-    args = Namespace(algo=config.algo, env=config.env_id, env_kwargs=None)
+    args = Namespace(algo=config.algo, env=config.env_id, env_kwargs=None, storage=None)
     experiment = manager.CarRacingExperimentManager(
         args, config.algo, config.env_id, str(tmp_path), config=str(conf), seed=1, device="cpu", eval_freq=-1, verbose=0
     )

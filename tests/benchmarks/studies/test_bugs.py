@@ -1,5 +1,6 @@
 """The mistakes of the source implementations do what they say."""
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -159,8 +160,11 @@ def test_the_published_storage_has_both_mistakes() -> None:
     assert isinstance(buffer, bugs.ForgetsDones)
 
 
-def test_a_buffer_may_be_named_by_its_path() -> None:
+def test_a_buffer_may_be_named_by_its_path(tmp_path: Path) -> None:
     venv = make_vec_env(Counter, n_envs=1, seed=0)
-    by_name = "benchmarks.studies.ablations.bugs.ForgetsDones"
-    model = bugs.PlainPPO("MlpPolicy", venv, rollout_buffer_class=by_name, n_steps=12, batch_size=4, device="cpu")
+    by_path = {"rollout_buffer_class": "benchmarks.studies.ablations.bugs.ForgetsDones"}
+    model = bugs.PlainPPO("MlpPolicy", venv, n_steps=12, batch_size=4, device="cpu", **by_path)
     assert type(model.rollout_buffer) is bugs.ForgetsDones
+    model.save(tmp_path / "agent.zip")
+    # As rl-zoo3 does it when a training is resumed.
+    assert type(bugs.PlainPPO.load(tmp_path / "agent.zip", env=venv, **by_path).rollout_buffer) is bugs.ForgetsDones

@@ -53,6 +53,9 @@ def replacing(file: Path) -> Iterator[Path]:
     """Give a path beside `file` to write to, whose content becomes the file's when the block ends without an error.
 
     Whoever reads the file, also after a crash or a full disk, finds either the old content or the new one as a whole.
+
+    Raises:
+        OSError: naming the file, which remains as it was.
     """
     # No ending of its own: nobody takes what a killed process left for an agent or a log.
     temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
@@ -62,6 +65,11 @@ def replacing(file: Path) -> Iterator[Path]:
         temporary.replace(file)
         if os.name == "posix":
             _sync(file.parent)
+    except OSError as error:
+        # A full disk names no file. Other errors may be about another one: a program that is not there, say.
+        if error.errno is None or error.filename not in (None, str(temporary)):
+            raise
+        raise OSError(error.errno, error.strerror, str(file)) from error
     finally:
         temporary.unlink(missing_ok=True)
 

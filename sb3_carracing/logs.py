@@ -82,7 +82,7 @@ def read_table(file: Path) -> Table | None:
         if file.is_file() and file.stat().st_size:
             _warn(f"{file} is damaged: it has no header")
     elif table.n_damaged:
-        _warn(f"{file} is damaged: {table.n_damaged} lines are left out, {len(table.rows)} are read")
+        _warn(f"{file} is damaged: of its rows {len(table.rows)} are read and {table.n_damaged} left out")
     return table
 
 

@@ -1,5 +1,7 @@
 """Films of laps on stock CarRacing, and the image that shows what an agent sees."""
 
+import io
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,12 @@ from PIL import Image, ImageDraw, ImageFont
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_carracing.agents import Agent
+from sb3_carracing.checks import one_of
 from sb3_carracing.deprecated import old_names
 from sb3_carracing.envs.counts import counts_of
 from sb3_carracing.errors import UserError
 from sb3_carracing.evaluation import RECORDING_SEED, EpisodeResult, check_pipeline, evaluate
-from sb3_carracing.files import next_free
+from sb3_carracing.files import check_output_file, check_writable, next_free, replacing, write_atomically
 from sb3_carracing.pipelines import Pipeline, WrapperCall, pipeline_env
 from sb3_carracing.system import no_window
 
@@ -62,12 +65,9 @@ class Film(gym.Wrapper[Any, Any, Any, Any]):
         if self._mp4 or over or counts.frames % GIF_EVERY == 0:
             self._shoot(counts.frames, counts.score)
         if over:
-            name = f"track_{self._seed}_score_{counts.score:.0f}"
+            write, ending = (write_mp4, "mp4") if self._mp4 else (write_gif, "gif")
             self._folder.mkdir(parents=True, exist_ok=True)
-            if self._mp4:
-                write_mp4(self._images, next_free(self._folder / f"{name}.mp4"))
-            else:
-                write_gif(self._images, next_free(self._folder / f"{name}.gif"))
+            write(self._images, next_free(self._folder / f"track_{self._seed}_score_{counts.score:.0f}.{ending}"))
             self._images = []
         return observation, reward, terminated, truncated, info
 
@@ -104,19 +104,39 @@ def write_gif(frames: Sequence[np.ndarray], file: Path) -> None:
         duration = 1000 * GIF_EVERY * step // FRAMES_PER_SECOND
         durations = [*[duration] * len(kept), 2000]
         first, *rest = [*kept, last]
-        first.save(file, save_all=True, append_images=rest, duration=durations, loop=0, optimize=False)
-        if file.stat().st_size < GIF_LIMIT:
-            return
+        content = io.BytesIO()
+        first.save(content, "GIF", save_all=True, append_images=rest, duration=durations, loop=0, optimize=False)
+        if content.tell() < GIF_LIMIT:
+            break
+    write_atomically(file, content.getvalue())
 
 
 def write_mp4(frames: Sequence[np.ndarray], file: Path) -> None:
     """Write images `(height, width, 3)` uint8 that are one frame apart.
 
     Raises:
-        UserError: moviepy is not installed.
+        UserError: moviepy or its ffmpeg is not installed.
+        OSError: ffmpeg does not work.
     """
     clip = _clip_class()(frames, fps=FRAMES_PER_SECOND)
-    clip.write_videofile(str(file), logger=None, audio=False)
+    with replacing(file) as temporary:
+        # The temporary file's ending says nothing about its format.
+        clip.write_videofile(str(temporary), codec="libx264", audio=False, logger=None, ffmpeg_params=["-f", "mp4"])
+        if not temporary.is_file() or not temporary.stat().st_size:
+            raise OSError(f"ffmpeg has written nothing to {file}")
+
+
+def check_mp4(folder: Path) -> None:
+    """Write a film of two frames into `folder` and delete it.
+
+    Raises:
+        UserError: moviepy is missing, or its ffmpeg does not work.
+    """
+    with tempfile.TemporaryDirectory(dir=folder) as trial:
+        try:
+            write_mp4([np.zeros((32, 32, 3), np.uint8)] * 2, Path(trial, "trial.mp4"))
+        except OSError as error:
+            raise UserError(f"--mp4 needs an ffmpeg that works: {' '.join(str(error).split())[:300]}") from error
 
 
 def _clip_class() -> Any:
@@ -124,6 +144,8 @@ def _clip_class() -> Any:
         from moviepy.video.io.ImageSequenceClip import ImageSequenceClip
     except ImportError as error:
         raise UserError("--mp4 needs moviepy: pip install 'sb3-carracing[video]'") from error
+    except (OSError, RuntimeError) as error:  # it looks for ffmpeg when it is imported
+        raise UserError(f"--mp4 needs an ffmpeg that works: {' '.join(str(error).split())[:300]}") from error
     return ImageSequenceClip
 
 
@@ -150,8 +172,11 @@ def record(
         UserError: something does not fit; raised before the first episode.
     """
     if mp4:
-        _clip_class()
+        _clip_class()  # before anything is made
     check_pipeline(agent.model, pipeline_env(agent.pipeline), agent.pipeline.wrap_vec_env)
+    check_writable(folder, GIF_LIMIT)
+    if mp4:
+        check_mp4(folder)
     film = WrapperCall(f"{__name__}.Film", {"folder": folder, "mp4": mp4})
     make_env = pipeline_env(agent.pipeline, render_mode="rgb_array", innermost=[film])
     wrap = agent.pipeline.wrap_vec_env
@@ -192,8 +217,10 @@ def preview(pipeline: Pipeline, file: Path, frames: int = 60) -> None:
         frames: frames to drive.
 
     Raises:
-        UserError: the environment cannot be made, or its observations are no images.
+        UserError: the environment cannot be made, its observations are no images, or the file cannot be written.
     """
+    check_output_file(file, 1_000_000)
+    ending = one_of("the ending of the image file", file.suffix.lower(), (".png", ".jpg", ".pdf", ".svg"))
     no_window()
     make_env = pipeline_env(pipeline, renderer=None, render_mode="rgb_array")
     check_pipeline(None, make_env, pipeline.wrap_vec_env)
@@ -220,5 +247,6 @@ def preview(pipeline: Pipeline, file: Path, frames: int = 60) -> None:
         axis.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axis.set_title(f"{title}\n{' x '.join(map(str, np.shape(image)))}", fontsize="small")
         axis.set_axis_off()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=120, bbox_inches="tight")
+    content = io.BytesIO()
+    figure.savefig(content, format=ending.removeprefix("."), dpi=120, bbox_inches="tight")
+    write_atomically(file, content.getvalue())

@@ -1,8 +1,15 @@
 """Files: free names, atomic writes."""
 
+import errno
+import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
-from sb3_carracing.files import next_free
+import pytest
+
+from sb3_carracing.errors import UserError
+from sb3_carracing.files import check_output_file, check_writable, next_free, replacing, write_atomically
 
 
 def test_next_free_never_names_a_file_that_exists(tmp_path: Path) -> None:
@@ -12,3 +19,60 @@ def test_next_free_never_names_a_file_that_exists(tmp_path: Path) -> None:
         file.touch()
         names.append(file.name)
     assert names == ["evaluation.json", "evaluation_2.json", "evaluation_3.json"]
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    write_atomically(file, "old")
+
+    def be_killed() -> None:
+        with replacing(file) as temporary:
+            temporary.write_text("ne")
+            assert file.read_text() == "old"
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        be_killed()
+    assert file.read_text() == "old"
+    write_atomically(file, b"new")
+    assert file.read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert file.stat().st_mode == plain.stat().st_mode
+
+
+def test_what_a_killed_process_leaves_is_taken_for_no_agent(tmp_path: Path) -> None:
+    with replacing(tmp_path / "best_model.zip") as temporary:
+        temporary.touch()
+        assert not list(tmp_path.glob("*.zip"))
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    with pytest.raises(OSError, match=rf"No space left on device: '{file}'"), replacing(file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    # A program that is not there is not the file.
+    with pytest.raises(FileNotFoundError, match="'ffmpeg'"), replacing(file):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "ffmpeg")
+
+
+def test_a_folder_that_can_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_writable(tmp_path / "new" / "folder", 10_000)
+    assert list((tmp_path / "new" / "folder").iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file is a file: name a folder"):
+        check_writable(tmp_path / "file")
+    with pytest.raises(UserError, match=r"cannot write to .*file/below: Not a directory"):
+        check_writable(tmp_path / "file" / "below")
+    with pytest.raises(UserError, match=r"folder is a folder: name a file"):
+        check_output_file(tmp_path / "new" / "folder")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=999))
+    with pytest.raises(UserError, match=r"has room for 999 bytes, and 1,000 are needed"):
+        check_output_file(tmp_path / "result.json", 1000)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a file system that nobody can write to")
+def test_a_read_only_disk_is_named() -> None:
+    with pytest.raises(UserError, match="cannot write to /proc: "):
+        check_output_file(Path("/proc/result.json"))

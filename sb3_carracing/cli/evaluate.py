@@ -30,12 +30,15 @@ from sb3_carracing.evaluation import (
     evaluate,
     summarize,
 )
-from sb3_carracing.files import next_free
+from sb3_carracing.files import check_output_file, next_free, write_atomically
 from sb3_carracing.pipelines import FAST_ID, STOCK_ID, PipelineEnv, pipeline_env
 from sb3_carracing.system import n_cores
 
+_BYTES_OF_REPORT = 10_000
+_BYTES_PER_EPISODE = 200
 _REPORTED_PACKAGES = (
-    *("sb3-carracing", "stable-baselines3", "sb3-contrib", "gymnasium", "torch", "numpy", "box2d", "pygame-ce"),
+    *("sb3-carracing", "stable-baselines3", "sb3-contrib", "gymnasium"),
+    *("torch", "numpy", "box2d", "pygame-ce"),
 )
 
 
@@ -65,13 +68,13 @@ def main(argv: list[str]) -> None:
                 "summary": asdict(summaries[kind]),
                 "episodes": [asdict(result) for result in results],
             }
-            output.write_text(json.dumps(report, indent=1) + "\n")
+            write_atomically(output, json.dumps(report, indent=1) + "\n")
     except KeyboardInterrupt:
         parser.exit(130, "interrupted\n")
     finally:
-        if not summaries:
-            output.unlink()
-    Console().print(results_table(f"{agent.name} on {make_env.spec.id}", summaries))
+        # Also where the file cannot be written after all.
+        if summaries:
+            Console().print(results_table(f"{agent.name} on {make_env.spec.id}", summaries))
     print(f"written: {output}")
 
 
@@ -126,10 +129,9 @@ def _prepare(args: argparse.Namespace) -> tuple[Agent, PipelineEnv, list[str], P
     make_env = pipeline_env(agent.pipeline, renderer=args.renderer)
     check_pipeline(agent.model, make_env, agent.pipeline.wrap_vec_env)
     default = agent.folder / ("evaluation.json" if agent.file else "evaluation_random.json")
-    output = next_free(args.output or default)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.touch()
-    return agent, make_env, kinds, output
+    output = args.output or default
+    check_output_file(output, _BYTES_OF_REPORT + _BYTES_PER_EPISODE * args.n * len(kinds))
+    return agent, make_env, kinds, next_free(output)
 
 
 def _report(agent: Agent, make_env: PipelineEnv, seeds: Sequence[int]) -> dict[str, Any]:

@@ -13,13 +13,14 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_carracing.callbacks import ValidationCallback
+from sb3_carracing.envs.counts import Counts, put_counts
 from sb3_carracing.evaluation import EpisodeResult
 
 N_STEPS = 16
 
 
 class Toy(gym.Env[np.ndarray, np.ndarray]):
-    """Ten steps of three frames each; the raw score is the seedable start, rewards are something else."""
+    """Ten steps of three frames each, counted as CarRacing does; the raw score is the seedable start, rewards are not."""
 
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
     observation_space = spaces.Box(-10.0, 10.0, (2,), np.float32)
@@ -35,9 +36,11 @@ class Toy(gym.Env[np.ndarray, np.ndarray]):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         self.frames += 3
-        info = {"frames": self.frames, "score": self.start + self.frames}
+        over = self.frames == 30
+        info: dict[str, Any] = {"score": self.start + self.frames}
+        put_counts(info, Counts(info["score"], self.frames, over, False))
         observation = np.array([self.frames / 10, action[0]], np.float32)
-        return observation, self.bonus - abs(float(action[0])), self.frames == 30, False, info
+        return observation, self.bonus - abs(float(action[0])), over, False, info
 
 
 gym.register("SB3CarRacingToy-v0", Toy)
@@ -93,3 +96,38 @@ def make_run_of(folder: Path, callbacks_: Sequence[Any]) -> Sequence[Any]:
 def scripted(scores: Sequence[float]) -> Callable[..., list[EpisodeResult]]:
     remaining = iter(scores)
     return lambda *_, **__: [EpisodeResult(0, next(remaining), 1, 1, False)]
+
+
+class Paying(gym.Env[np.ndarray, np.ndarray]):
+    """Any environment: it pays 1.0 a step for 20 steps, and puts what it likes into its infos."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+    action_space: spaces.Space[Any] = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def __init__(self, info: dict[str, Any] | None = None, discrete: bool = False) -> None:
+        self.info = info or {}
+        if discrete:
+            self.action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.time = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.time += 1
+        return np.zeros(2, np.float32), 1.0, False, self.time >= 20, dict(self.info)
+
+
+FOREIGN_INFOS: list[dict[str, Any]] = [
+    {},
+    {"score": 7},
+    {"score": "3:1"},
+    {"score": None, "frames": None},
+    {"frames": 5},
+    {"frames": np.zeros((2, 2))},
+    {"episode_over": True},
+    {"episode_over": False, "lap_finished": True},
+    {"counts": (1, 2), "result": "draw"},
+]
+"""Infos of environments that mean something else by the names in CarRacing's."""

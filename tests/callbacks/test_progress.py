@@ -1,16 +1,21 @@
 """ProgressCallback: what it counts, logs and writes."""
 
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
-from callback_tasks import N_STEPS, CtrlC, Toy, Watch, agent, in_folder, make_run_of, rows
+from callback_tasks import FOREIGN_INFOS, N_STEPS, CtrlC, Paying, Toy, Watch, agent, in_folder, make_run_of, rows
+from gymnasium import spaces
 from sb3_contrib import ARS
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_carracing.callbacks import ProgressCallback, ValidationCallback
 
@@ -141,18 +146,51 @@ def test_a_training_that_goes_on_after_ctrl_c_writes_each_row_once(tmp_path: Pat
     assert len(set(steps)) >= len(steps) - 1  # the last update's losses have a row of their own
 
 
-class TellsFrames(Toy):
-    """`frames` is a picture here."""
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = super().step(action)
-        return observation, reward, terminated, truncated, info | {"frames": np.zeros((2, 2))}
-
-
-def test_frames_that_are_no_number_are_not_counted_as_one(tmp_path: Path) -> None:
-    model = PPO("MlpPolicy", TellsFrames(), n_steps=16, batch_size=16, n_epochs=1, device="cpu")
+@pytest.mark.parametrize("info", FOREIGN_INFOS, ids=str)
+def test_infos_of_other_environments_are_theirs(tmp_path: Path, info: dict[str, Any]) -> None:
+    model = PPO("MlpPolicy", Paying(info), n_steps=16, batch_size=16, n_epochs=1, device="cpu")
     model.learn(32, in_folder(ProgressCallback(live_line=False), tmp_path))
-    assert [float(row["time/frames"]) for row in rows(tmp_path / "progress.csv")] == [16, 32, 32]
+    table = rows(tmp_path / "progress.csv")
+    assert [float(row["time/frames"]) for row in table] == [16, 32, 32]
+    assert float(table[1]["rollout/score"]) == 20.0
+
+
+def test_an_episode_that_is_not_monitors_is_no_score(tmp_path: Path) -> None:
+    """Here nothing counts: neither CarRacing nor Monitor."""
+    told = {"episode": {"r": 1000.0, "l": 50, "t": 1.0}}
+    env = DummyVecEnv([lambda: Paying(told)])
+    model = PPO("MlpPolicy", env, n_steps=16, batch_size=16, n_epochs=1, device="cpu")
+    model.learn(32, in_folder(ProgressCallback(live_line=False), tmp_path))
+    table = rows(tmp_path / "progress.csv")
+    assert [float(row["time/frames"]) for row in table] == [16, 32, 32]
+    assert "rollout/score" not in table[0]
+
+
+@pytest.mark.parametrize("steps", [(256, 256), (100, 12, 400), (510, 2)])
+def test_steps_of_an_episode_are_counted_once_over_several_trainings(tmp_path: Path, steps: tuple[int, ...]) -> None:
+    """Monitor tells the length of a whole episode, part of which an earlier `learn` has counted."""
+    model = PPO("MlpPolicy", Paying(), n_steps=2, batch_size=2, n_epochs=1, device="cpu")
+    for number, n in enumerate(steps):
+        model.learn(n, in_folder(ProgressCallback(live_line=False), tmp_path), reset_num_timesteps=number == 0)
+    assert model.num_frames == model.num_timesteps == 512  # type: ignore[attr-defined]
+
+
+def test_off_policy_agents_count_once_as_well(tmp_path: Path) -> None:
+    # Of an environment that counts, the first step of each further `learn` only tells where its episode is.
+    for env, per_step, untold in ((Paying(discrete=True), 1, 0), (Discrete(Toy()), 3, 2)):
+        model = DQN("MlpPolicy", env, learning_starts=10, buffer_size=100, device="cpu")
+        for number, n in enumerate((25, 30, 7)):
+            model.learn(n, in_folder(ProgressCallback(live_line=False), tmp_path), reset_num_timesteps=number == 0)
+        assert model.num_frames == per_step * (model.num_timesteps - untold)  # type: ignore[attr-defined]
+
+
+class Discrete(gym.ActionWrapper[Any, Any, Any]):
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self.action_space = spaces.Discrete(2)
+
+    def action(self, action: Any) -> np.ndarray:
+        return np.array([action], np.float32)
 
 
 def test_off_policy_agents_have_them_too(tmp_path: Path) -> None:
@@ -166,3 +204,38 @@ def test_off_policy_agents_have_them_too(tmp_path: Path) -> None:
 def test_an_algorithm_that_tells_callbacks_nothing_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="ProgressCallback needs the infos of every step, which ARS does not give"):
         ARS("LinearPolicy", "Pendulum-v1", device="cpu").learn(10, in_folder(ProgressCallback(live_line=False), tmp_path))
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "cut off": lambda content: content[:-7],
+    "filled with zeros": lambda content: content[:-20] + bytes(500),
+    "two rows in one line": lambda content: content[: content[:-1].rindex(b"\n")] + content[content[:-1].rindex(b"\n") + 1 :],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_resumed_run_uses_the_rest_of_a_damaged_file(tmp_path: Path, damage: str) -> None:
+    model, file = agent(), tmp_path / "progress.csv"
+    model.learn(128, in_folder(ProgressCallback(live_line=False), tmp_path))
+    before = rows(file)
+    damaged = DAMAGES[damage](file.read_bytes())
+    file.write_bytes(damaged)
+    with pytest.warns(UserWarning, match=r"progress\.csv is damaged: of its rows \d are read and \d left out"):
+        model.learn(64, in_folder(ProgressCallback(live_line=False), tmp_path), reset_num_timesteps=False)
+    after = rows(file)
+    n_whole = 3 if damage == "two rows in one line" else 4
+    assert after[:n_whole] == before[:n_whole]
+    assert [float(row["time/total_timesteps"]) for row in after[n_whole:]] == [160, 192, 192]
+    assert (tmp_path / "progress_2.csv").read_bytes() == damaged
+
+
+@pytest.mark.parametrize("content", [b"", bytes(300), b"time/fra"])
+def test_a_resumed_run_begins_a_file_anew_that_holds_nothing(tmp_path: Path, content: bytes) -> None:
+    model, file = agent(), tmp_path / "progress.csv"
+    model.learn(32, in_folder(ProgressCallback(live_line=False), tmp_path))
+    file.write_bytes(content)
+    with warnings.catch_warnings(record=True) as caught:
+        model.learn(32, in_folder(ProgressCallback(live_line=False), tmp_path), reset_num_timesteps=False)
+    assert [float(row["time/total_timesteps"]) for row in rows(file)] == [64, 64]
+    assert any("progress.csv is damaged" in str(warning.message) for warning in caught) is bool(content)
+    assert (tmp_path / "progress_2.csv").exists() is bool(content)

@@ -1,5 +1,7 @@
 """ValidationCallback: what it plays, writes, keeps and leaves alone."""
 
+import subprocess
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,16 +11,18 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from callback_tasks import N_STEPS, Toy, agent, in_folder, rows, scripted
+from callback_tasks import FOREIGN_INFOS, N_STEPS, Paying, Toy, agent, in_folder, rows, scripted
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecFrameStack, VecNormalize
 from stand_ins import write_run
 
-from sb3_carracing import BetaPPO
+from sb3_carracing import BetaPPO, evaluation
 from sb3_carracing.callbacks import ValidationCallback, validation
+from sb3_carracing.errors import UserError
 from sb3_carracing.evaluation import TEST_SEED, VALIDATION_SEED, EpisodeResult
 from sb3_carracing.runs import read_run
+from sb3_carracing.vec_env import WorkerError
 
 
 def test_validation_plays_the_same_tracks_and_writes_them_down(tmp_path: Path) -> None:
@@ -231,3 +235,103 @@ def test_an_environment_that_does_not_fit_stops_before_the_training(tmp_path: Pa
     assert model.num_timesteps == 0
     with pytest.raises(ValueError, match="cannot play 'mode' actions"):
         agent().learn(32, in_folder(ValidationCallback(10, actions="mode", make_env=Toy), tmp_path))
+
+
+def test_bad_numbers_are_named_before_the_training() -> None:
+    for wrong in (0.5, float("nan"), "10", True, None):
+        with pytest.raises(ValueError, match=f"every_frames must be a whole number of at least 1, got {wrong!r}"):
+            ValidationCallback(wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("info", FOREIGN_INFOS, ids=str)
+def test_infos_of_other_environments_are_theirs(tmp_path: Path, info: dict[str, Any]) -> None:
+    model = PPO("MlpPolicy", Paying(info), n_steps=16, batch_size=16, n_epochs=1, device="cpu")
+    model.learn(64, ValidationCallback(32, 1, make_env=lambda: Paying(info), run_dir=tmp_path))
+    assert [(int(row["frames"]), float(row["mean"])) for row in rows(tmp_path / "evaluations.csv")] == [(32, 20.0), (64, 20.0)]
+
+
+def test_workers_that_do_not_start_stop_before_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(*_: Any, **__: Any) -> None:
+        raise WorkerError("worker 0 of 2 (pid 7, environment 0) died: exit status 1\nTraceback ...")
+
+    monkeypatch.setattr(evaluation, "SharedMemoryVecEnv", dies)
+    model = agent()
+    with pytest.raises(UserError, match=r"use n_envs=1, or .*__main__.*exit status 1\)$"):
+        model.learn(32, ValidationCallback(16, 2, n_envs=2, make_env=Toy, run_dir=tmp_path))
+    assert model.num_timesteps == 0
+
+
+SCRIPT = """
+import sys, warnings
+warnings.simplefilter("ignore")
+from sb3_carracing import BetaPPO
+from sb3_carracing.callbacks import ValidationCallback
+model = BetaPPO("MlpPolicy", "Pendulum-v1", n_steps=64, batch_size=32, n_epochs=1, device="cpu")
+model.learn(128, callback=ValidationCallback(every_frames=64, n_episodes=2, n_envs=2, run_dir={folder!r}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
+@pytest.mark.parametrize("way", ["script", "stdin"])
+def test_worker_processes_need_no_main_guard(tmp_path: Path, way: str) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT.format(folder=str(tmp_path)))
+    command, source = ([str(script)], None) if way == "script" else (["-"], script.read_text())
+    subprocess.run([sys.executable, *command], input=source, text=True, check=True, timeout=300, capture_output=True)
+    assert len(rows(tmp_path / "evaluations.csv")) == 2
+
+
+@pytest.mark.parametrize("content", [b"", bytes(500), b"PK\x03\x04cut", b"frames,steps,mean\n"])
+@pytest.mark.parametrize("name", ["evaluations.csv", "evaluations.npz"])
+def test_a_resumed_run_finds_its_best_score_in_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes
+) -> None:
+    monkeypatch.setattr(validation, "evaluate", scripted([5.0, 9.0, 7.0, 8.0, 11.0]))
+    model = agent()
+    model.learn(64, ValidationCallback(96, 1, make_env=Toy, run_dir=tmp_path))
+    (tmp_path / name).write_bytes(content)
+    kept = []
+    for _ in range(3):
+        model.learn(32, ValidationCallback(96, 1, make_env=Toy, run_dir=tmp_path), reset_num_timesteps=False)
+        kept.append(PPO.load(tmp_path / "best_model.zip", device="cpu").num_timesteps)
+    assert kept == [64, 64, 160]  # 7 and 8 are no better than the 9 of before
+    assert [float(row["mean"]) for row in rows(tmp_path / "evaluations.csv")][-3:] == [7.0, 8.0, 11.0]
+    with np.load(tmp_path / "evaluations.npz") as stored:
+        assert stored["results"][-3:].tolist() == [[7.0], [8.0], [11.0]]
+
+
+def test_a_best_agent_whose_score_is_lost_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validation, "evaluate", scripted([9.0, 5.0]))
+    model = agent()
+    model.learn(32, ValidationCallback(96, 1, make_env=Toy, run_dir=tmp_path))
+    best = (tmp_path / "best_model.zip").read_bytes()
+    for name in ("evaluations.csv", "evaluations.npz"):
+        (tmp_path / name).unlink()
+    model.learn(32, ValidationCallback(96, 1, make_env=Toy, run_dir=tmp_path), reset_num_timesteps=False)
+    assert (tmp_path / "best_model_2.zip").read_bytes() == best
+    assert PPO.load(tmp_path / "best_model.zip", device="cpu").num_timesteps == 64
+
+
+def test_new_columns_do_not_shift_old_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluations.csv of another version has other columns."""
+    monkeypatch.setattr(validation, "evaluate", scripted([9.0, 5.0]))
+    model = agent()
+    model.learn(32, ValidationCallback(96, 1, make_env=Toy, run_dir=tmp_path))
+    (tmp_path / "evaluations.csv").write_text("steps,mean,note\n32,9.0,old\n")
+    model.learn(32, ValidationCallback(96, 1, make_env=Toy, run_dir=tmp_path), reset_num_timesteps=False)
+    table = rows(tmp_path / "evaluations.csv")
+    assert [(row["steps"], row["mean"], row["note"], row["frames"]) for row in table] == [
+        ("32", "9.0", "old", ""),
+        ("64", "5.0", "", "192"),
+    ]
+
+
+class Monitor(Ninefold):
+    """Not SB3's."""
+
+
+def test_a_wrapper_with_a_known_name_is_named_all_the_same(tmp_path: Path) -> None:
+    env = make_vec_env("SB3CarRacingToy-v0", wrapper_class=Monitor)
+    with pytest.warns(UserWarning, match="plays without Monitor, "):
+        PPO("MlpPolicy", env, n_steps=16, batch_size=16, device="cpu").learn(16, ValidationCallback(9999, 1, run_dir=tmp_path))

@@ -1,50 +1,88 @@
-# The two commands a newcomer needs: `make train` and `make test`. Both set up .venv first.
+# `make train` and `make test` are the two commands a newcomer needs. Each sets up what it needs in .venv first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+RUN := $(VENV)/.installed-run
+TEST := $(VENV)/.installed-test
 export SDL_VIDEODRIVER ?= dummy
 export MPLBACKEND ?= Agg
-# Arguments for train, rl-zoo3's own, e.g. make train ARGS="--env CarRacingBlog-v3 -n 100000"
+# Arguments for train, the same as rl-zoo3's, e.g. make train ARGS="--env CarRacingBlog-v3 -n 100000"
 ARGS ?=
-# Tracks that the evaluation after training plays; the full protocol is 100.
+# Number of tracks that the evaluation after training plays. The full protocol plays 100.
 TRACKS ?= 10
 
-.PHONY: help setup train test test-slow lint clean
+.PHONY: help setup train test test-quick test-slow test-lowest test-latest lint lock clean
 
 help:
-	@echo "make train       train on CarRacing (a million frames, 14 to 33 minutes on one core), evaluate, plot, film; ARGS=... for more"
-	@echo "make test        the test suite (about 6 minutes on two fast free cores); make test-slow: the long tests"
-	@echo "make lint        ruff and mypy"
+	@echo "make train        train on CarRacing (a million frames, 14 to 33 minutes on one core), then evaluate, plot and film"
+	@echo "make test         run the test suite (under 6 minutes on two free cores)"
+	@echo "make test-quick   run the quick tests only (about a minute)"
+	@echo "make test-slow    run the long tests (under 25 minutes)"
+	@echo "make test-lowest  run the tests with the lowest supported versions, in a virtual environment of its own"
+	@echo "make test-latest  run the tests with the newest versions, in a virtual environment of its own"
+	@echo "make lint         run ruff and mypy"
+	@echo "make lock         write requirements.lock anew from what is installed in .venv"
 
-setup: $(STAMP)
+setup: $(TEST)
 
-# torch first and pinned: any range that admits a newer release pulls its CUDA packages.
-$(STAMP): pyproject.toml constraints.txt
+# torch comes first and pinned: a range that admits a newer release installs several gigabytes of CUDA packages.
+define install
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sb3-carracing needs Python 3.11 or newer")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[all]" --group dev
-	touch $(STAMP)
+	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+	$(1)/bin/pip install --quiet --upgrade "pip>=25.1"
+	$(1)/bin/pip install --quiet --constraint $(2) torch
+	$(1)/bin/pip install --quiet --constraint $(2) --editable ".[all]" $(3)
+endef
 
-train: $(STAMP)
+$(RUN): pyproject.toml requirements.lock
+	$(call install,$(VENV),requirements.lock)
+	touch $@
+
+$(TEST): $(RUN)
+	$(call install,$(VENV),requirements.lock,--group dev)
+	touch $@
+
+train: $(RUN)
 	$(BIN)/python -m sb3_carracing train_and_report --tracks $(TRACKS) -- \
 		--env CarRacingFast-v3 --seed 1 --verbose 0 --eval-freq -1 --save-freq 50000 --tensorboard-log logs/tensorboard $(ARGS)
 
-# Two processes, one thread each: what two cores carry.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+# Two processes with one thread each suit a machine with two cores.
+PYTEST_OPTIONS := --numprocesses 2 --dist worksteal
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_OPTIONS)
 
-test: $(STAMP)
+test: $(TEST)
 	$(PYTEST)
 
-test-slow: $(STAMP)
+test-quick: $(TEST)
+	$(PYTEST) -m "not slow and not process"
+
+test-slow: $(TEST)
 	$(PYTEST) -m slow
 
-lint: $(STAMP)
+# The lower ends of the ranges in pyproject.toml. torch keeps the version of the lock.
+test-lowest:
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/pip install --quiet --upgrade "pip>=25.1" uv
+	grep '^torch==' requirements.lock > .venv-lowest/torch.txt
+	.venv-lowest/bin/uv pip compile --quiet --no-header --no-annotate --resolution lowest-direct --extra all \
+		--override .venv-lowest/torch.txt pyproject.toml --output-file .venv-lowest/lowest.txt
+	$(call install,.venv-lowest,.venv-lowest/lowest.txt,--group test)
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest $(PYTEST_OPTIONS)
+
+# The newest versions of everything but torch: this shows early when a library changes something we rely on.
+test-latest:
+	$(PYTHON) -m venv .venv-latest
+	grep '^torch==' requirements.lock > .venv-latest/torch.txt
+	$(call install,.venv-latest,.venv-latest/torch.txt,--upgrade --group test)
+	OMP_NUM_THREADS=1 .venv-latest/bin/python -m pytest $(PYTEST_OPTIONS)
+
+lint: $(TEST)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+lock: $(TEST)
+	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock
+
 clean:
-	rm -rf $(VENV) dist build
+	rm -rf $(VENV) .venv-lowest .venv-latest dist build

@@ -63,6 +63,7 @@ def main(timesteps: int = 120_000, n_steps: int = 2000, seed: int = 0) -> None:
             "activation_fn": "relu",
             "ortho_init": False,
             "initial_mean": [0.0, 0.4, 0.05],  # not the blog's: half gas and half brake, it would stand
+            "parameterization": "softplus",
             "optimizer_kwargs": {"eps": 1e-8},  # torch's default, where SB3's is 1e-5
         },
         seed=seed,

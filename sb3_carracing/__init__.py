@@ -1,4 +1,4 @@
-"""BetaPPO, PPO with a Beta policy for Stable-Baselines3, and the CarRacing environments it is proved on."""
+"""BetaPPO, PPO with a Beta policy for Stable-Baselines3, and the CarRacing environments it is validated on."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -7,7 +7,7 @@ from sb3_carracing.envs.registration import register_envs
 if TYPE_CHECKING:
     from sb3_carracing.ppo.beta_ppo import BetaPPO
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = ["BetaPPO", "__version__"]
 
 register_envs()

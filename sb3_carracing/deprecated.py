@@ -7,7 +7,7 @@ from typing import Any
 
 _PIPELINES = ("WrapperCall", "Pipeline", "wrapper_calls", "import_by_path")
 _ENVIRONMENTS = (
-    *("RawScore", "PipelineEnv", "pipeline_env", "env_spec", "is_car_racing", "TRAINING_ONLY", "STOCK_ID", "FAST_ID"),
+    *("RawScore", "PipelineEnv", "pipeline_env", "env_spec", "is_car_racing", "STOCK_ID", "FAST_ID"),
     *("Renderer", "EnvFactory", "VecWrapper"),
 )
 # Old module -> old name -> (new module, new name).

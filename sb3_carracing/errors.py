@@ -1,4 +1,9 @@
-"""The error for what the user can correct."""
+"""The error for what the user can correct, and where other errors count as one."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import yaml
 
 
 class UserError(ValueError):
@@ -7,3 +12,34 @@ class UserError(ValueError):
     The message names the value and the valid choices. The command line prints it as one line and exits with status 2;
     every other exception shows its traceback.
     """
+
+
+@contextmanager
+def preparation(*further: type[Exception]) -> Iterator[Callable[[], None]]:
+    """Raise what libraries refuse as a `UserError`, until the function that this yields is called.
+
+    Until the first environment step a library's error means bad input: a wrong option, file or hyperparameter. From then
+    on the same exception is a fault of the program, and its traceback says where.
+
+    Args:
+        *further: types that count as bad input as well.
+
+    Yields:
+        The function to call right before the first environment step.
+
+    Raises:
+        UserError: in place of a ValueError, an AssertionError, an OSError or a YAMLError from the body.
+    """
+    begun = False
+
+    def begin() -> None:
+        nonlocal begun
+        begun = True
+
+    refused: tuple[type[Exception], ...] = (ValueError, AssertionError, OSError, yaml.YAMLError, *further)
+    try:
+        yield begin
+    except refused as error:
+        if begun or isinstance(error, UserError):
+            raise
+        raise UserError(str(error) or repr(error)) from error

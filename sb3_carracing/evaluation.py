@@ -28,7 +28,7 @@ from sb3_carracing.envs.counts import counts_of
 from sb3_carracing.errors import UserError
 from sb3_carracing.pipelines import Env, EnvFactory, RawScore, VecWrapper
 from sb3_carracing.system import no_window
-from sb3_carracing.vec_env import SharedMemoryVecEnv, WorkerError
+from sb3_carracing.vec_env import WorkerError, process_vec_env_class
 
 __getattr__ = old_names(__name__)
 
@@ -233,7 +233,7 @@ def _seeded_vec_env(make_env: EnvFactory, seeds: Sequence[int], n_envs: int, wra
     """Return `n_envs` environments to which the seeds are dealt out in turn."""
     no_window()
     factories = [functools.partial(_seeded_env, make_env, list(seeds[i::n_envs])) for i in range(n_envs)]
-    venv: VecEnv = SharedMemoryVecEnv(factories) if n_envs > 1 else DummyVecEnv(list(factories))
+    venv: VecEnv = process_vec_env_class()(list(factories)) if n_envs > 1 else DummyVecEnv(list(factories))
     try:
         # As SB3 wraps the environment that a model gets: images with channels last are transposed.
         return BaseAlgorithm._wrap_env(wrap_vec_env(venv) if wrap_vec_env else venv, monitor_wrapper=False)

@@ -9,7 +9,7 @@ import functools
 import importlib
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -31,7 +31,7 @@ from stable_baselines3.common.vec_env.stacked_observations import StackedObserva
 
 from sb3_carracing.checks import one_of
 from sb3_carracing.envs.counts import Counts, counts_of, put_counts
-from sb3_carracing.envs.training_rules import TrainingRules
+from sb3_carracing.envs.training_rules import evaluation_kwargs
 from sb3_carracing.errors import UserError
 
 Env = gym.Env[Any, Any]
@@ -41,9 +41,6 @@ Renderer = Literal["stock", "fast"]
 
 STOCK_ID = "CarRacing-v3"
 FAST_ID = "CarRacingFast-v3"
-
-TRAINING_ONLY = (*(field.name for field in fields(TrainingRules)), "max_episode_steps")
-"""CarRacing's keywords that change rewards or ends. No evaluation passes them on."""
 
 
 @dataclass(frozen=True)
@@ -203,8 +200,9 @@ def pipeline_env(
         UserError: the id or the renderer is unknown, or a renderer is given and the id is not a CarRacing.
     """
     spec = env_spec(pipeline.env_id)
-    left_out = TRAINING_ONLY if is_car_racing(spec) else ()
-    kwargs = {key: value for key, value in (spec.kwargs | pipeline.env_kwargs).items() if key not in left_out}
+    kwargs = spec.kwargs | pipeline.env_kwargs
+    if is_car_racing(spec):
+        kwargs = evaluation_kwargs(kwargs)
     spec = replace(spec, kwargs={})  # `gym.make` would add what was filtered out.
     views: list[WrapperCall] = []
     if renderer is not None:

@@ -13,19 +13,27 @@ _KEEP_UP_TO = (2**30, 2**25)
 
 
 def keep_freed_memory() -> bool:
-    """Make the process keep what it frees, and return whether that took hold (glibc only).
+    """Make the process keep the memory that it frees, and return whether that took effect (glibc only).
 
-    A minibatch's activations are some tens of MB: by default glibc maps them afresh each time, and on a CPU the page
-    faults were two fifths of an update's time. The price is that memory once used stays with the process until it ends.
-    It holds for the whole process, whatever else runs in it.
+    The activations of a minibatch take some tens of MB. By default glibc maps them anew each time, and on a CPU the page
+    faults took two fifths of an update's time. The price is that the process keeps memory until it ends. The setting holds
+    for the whole process, whatever else runs in it.
     """
     if not sys.platform.startswith("linux"):
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except AttributeError:  # musl has none
+    except AttributeError:  # musl does not have it
         return False
     return any(mallopt(_M_MMAP_THRESHOLD, size) for size in _KEEP_UP_TO) and bool(mallopt(_M_TRIM_THRESHOLD, 2**30))
+
+
+def memory_size() -> int | None:
+    """Return the machine's memory [bytes], or None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError):  # no such function, no such name
+        return None
 
 
 def n_cores() -> int:

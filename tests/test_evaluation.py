@@ -16,13 +16,7 @@ from stand_ins import ACTION, REPEAT_4, Constant, Walk
 from sb3_carracing import BetaPPO, evaluation
 from sb3_carracing.agents import RandomPolicy
 from sb3_carracing.envs.training_rules import TrainingRules
-from sb3_carracing.evaluation import (
-    TEST_SEED,
-    EpisodeResult,
-    action_kinds,
-    evaluate,
-    summarize,
-)
+from sb3_carracing.evaluation import TEST_SEED, EpisodeResult, action_kinds, evaluate, summarize
 from sb3_carracing.pipelines import Pipeline, Renderer, WrapperCall, pipeline_env
 
 
@@ -60,8 +54,9 @@ def test_scores_are_the_stock_environments() -> None:
 @pytest.mark.usefixtures("cheap")
 def test_training_rewards_and_keywords_do_not_count() -> None:
     values = {"grass_rule": "wheels", "truncate_lap": True, "gap_penalty": 5.0, "no_progress_frames": 5, "off_road_frames": 5}
-    values |= {"standstill_rate": 1.0, "retry_rate": 1.0}
-    training_only = {name: values.get(name, 50.0) for name in TrainingRules.__dataclass_fields__} | {"noop_frames": 50}
+    values |= {"standstill_rate": 1.0}
+    options = TrainingRules({}, continuous=True).options
+    training_only = {name: values.get(name, 50.0) for name in options} | {"noop_frames": 50, "retry_rate": 1.0}
     wrappers = (
         WrapperCall("sb3_carracing.envs.wrappers.GrassPenalty", {"penalty": 5.0}),
         REPEAT_4,
@@ -70,7 +65,8 @@ def test_training_rewards_and_keywords_do_not_count() -> None:
     pipeline = Pipeline("CarRacingFast-v3", training_only, wrappers)
     renderers: tuple[Renderer | None, ...] = ("stock", "fast", None)
     for renderer in renderers:
-        make_env = pipeline_env(pipeline, renderer=renderer)
+        with pytest.warns(UserWarning, match="ignoring retry_rate, which is no longer a training rule"):
+            make_env = pipeline_env(pipeline, renderer=renderer)
         (result,) = evaluate(Constant(ACTION), make_env, [7])
         expected = hand_played(7, lambda _: ACTION, repeat=4)
         assert result.score == pytest.approx(expected.score, abs=1e-9)

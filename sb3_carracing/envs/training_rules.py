@@ -1,118 +1,243 @@
-"""What training may change of CarRacing: its rules' settings, and what they have to remember from frame to frame."""
+"""The training rules: what a training may change about the rewards, the ends and the starts of CarRacing's episodes.
+
+A rule is one class that holds its options and its own state. The options become keyword arguments of `CarRacing`. They are
+off by default, and an evaluation drops them. This is a complete rule, here or in a program of one's own:
+
+    @training_rule
+    class SteeringCost(TrainingRule):
+        \"\"\"Charge for turning the front wheels.\"\"\"
+
+        steering_cost: float = option(0.0, at_least_0, "Cost per frame at full lock.")
+
+        def change_reward(self, frame: Frame) -> float:
+            return -self.steering_cost * abs(frame.car.wheels[0].steer)
+
+Rules act in the order of their definition: first all of them change the frame's reward, then all of them may end the
+episode.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sb3_carracing.checks import finite_number, one_of, whole_number
+from sb3_carracing.envs.rule_engine import (
+    Drive,
+    Frame,
+    TrainingRule,
+    TrainingRules,
+    describe_options,
+    evaluation_kwargs,
+    off_road,
+    option,
+    training_rule,
+)
+from sb3_carracing.errors import UserError
+
+__all__ = [
+    "GRASS_RULES",
+    "MAX_FRAMES",
+    "Drive",
+    "Frame",
+    "TrainingRule",
+    "TrainingRules",
+    "at_least_0",
+    "describe_options",
+    "evaluation_kwargs",
+    "mostly_green",
+    "off_road",
+    "option",
+    "share",
+    "training_rule",
+    "true_or_false",
+]
 
 MAX_FRAMES = 1000
-"""Frames after which an episode is truncated; gymnasium's registration of `CarRacing-v3` says the same."""
+"""Frames after which an episode is truncated. Gymnasium's registration of `CarRacing-v3` has the same number."""
 
 GRASS_RULES = ("wheels", "green")
 
-
-@dataclass(frozen=True)
-class TrainingRules:
-    """What only training changes. See `CarRacing` for the meaning of each; ValueError names one that is out of range."""
-
-    noop_frames: int
-    grass_penalty: float
-    grass_rule: str
-    green_threshold: float
-    end_bonus: float
-    no_progress_frames: int
-    no_progress_reward: float
-    off_road_frames: int
-    gap_penalty: float
-    truncate_lap: bool
-    standstill_rate: float
-    retry_rate: float
-
-    def __post_init__(self) -> None:
-        checked: dict[str, Any] = {"noop_frames": whole_number("noop_frames", self.noop_frames, 0, MAX_FRAMES - 1)}
-        for name in ("no_progress_frames", "off_road_frames"):
-            checked[name] = whole_number(name, getattr(self, name), 0)
-        for name in ("grass_penalty", "gap_penalty"):
-            checked[name] = finite_number(name, getattr(self, name), 0.0)
-        for name in ("green_threshold", "end_bonus", "no_progress_reward"):
-            checked[name] = finite_number(name, getattr(self, name))
-        for name in ("standstill_rate", "retry_rate"):
-            checked[name] = finite_number(name, getattr(self, name), 0.0, 1.0)
-        one_of("grass_rule", self.grass_rule, GRASS_RULES)
-        # Python's own numbers, whatever was given: a float32 would make float32 of rewards.
-        for name, value in (checked | {"truncate_lap": bool(self.truncate_lap)}).items():
-            object.__setattr__(self, name, value)
-
-    @property
-    def see_green(self) -> bool:
-        """Whether a rule looks at every frame's picture."""
-        return self.grass_rule == "green" and self.grass_penalty > 0
-
-    @property
-    def shape_frames(self) -> bool:
-        """Whether a rule changes the reward or the end of single frames."""
-        return bool(
-            self.grass_penalty
-            or self.end_bonus
-            or self.no_progress_frames
-            or self.off_road_frames
-            or self.gap_penalty
-            or self.truncate_lap
-        )
+at_least_0 = partial(finite_number, low=0.0)
+share = partial(finite_number, low=0.0, high=1.0)
 
 
-class Standstill:
-    """Once in an episode the car is steered at random and then braked until it stands: when and how, from `random`.
+def true_or_false(name: str, value: Any) -> bool:
+    """Return `value` as a bool.
 
-    A good driver who loses the car in a hard turn brakes, and then stands where no training episode has ever stood: a
-    policy knows nothing of pictures that it has not seen, and this one keeps the brake pressed.
+    Raises:
+        UserError: It is neither true nor false.
     """
+    if not isinstance(value, bool | np.bool_ | int) or value not in (0, 1):
+        raise UserError(f"{name} must be true or false, got {value!r}")
+    return bool(value)
 
-    EARLIEST, LATEST = 50, 700
-    """Frames of the episode between which it begins."""
-    LONGEST_TURN = 25
-    """Most frames of steering before the brakes lock."""
-    LONGEST_STOP = 120
-    """Frames of braking after which the driver gets the car back even if it still rolls."""
-    STANDS = 1.0
-    """Speed, in the physics' units (a fast car has about 90), below which a car stands."""
 
-    def __init__(self, random: np.random.Generator) -> None:
-        self.begins = int(random.integers(self.EARLIEST, self.LATEST))
-        self.turn_frames = int(random.integers(self.LONGEST_TURN + 1))
-        self.steering = float(random.uniform(-1.0, 1.0))
+def mostly_green(rgb: NDArray[np.uint8], threshold: float) -> bool:
+    """Return whether the mean of the green channel of an RGB observation (H, W, 3) lies above `threshold` (0 to 255)."""
+    return bool(np.mean(rgb[:, :, 1]) > threshold)
+
+
+@training_rule
+class NoopFrames(TrainingRule):
+    """Let the car stand idle before the agent's first decision."""
+
+    noop_frames: int = option(
+        0,
+        partial(whole_number, low=0, high=MAX_FRAMES - 1),
+        "Frames without action after reset. Their reward counts in `score` alone.",
+    )
+
+    @property
+    def idle_frames(self) -> int:
+        """Frames without action after reset."""
+        return self.noop_frames
+
+
+@training_rule
+class EndBonus(TrainingRule):
+    """Add a bonus at the end of the stock episode."""
+
+    end_bonus: float = option(
+        0.0, finite_number, "Added on the frame that ends the stock episode, also after a crash. The blog has 100."
+    )
+
+    def change_reward(self, frame: Frame) -> float:
+        """Return the bonus where the episode is over."""
+        return self.end_bonus if frame.over else 0.0
+
+
+@training_rule
+class GrassPenalty(TrainingRule):
+    """Subtract a penalty for every frame on the grass."""
+
+    grass_penalty: float = option(0.0, at_least_0, "Subtracted for every frame on the grass.")
+    grass_rule: str = option(
+        "wheels",
+        partial(one_of, choices=GRASS_RULES),
+        '"wheels": no wheel touches the road. "green": the mean green of the frame\'s observation is above '
+        "`green_threshold`, as in both source projects; this draws every frame.",
+    )
+    green_threshold: float = option(180.0, finite_number, "0 to 255.")
+
+    @property
+    def needs_observations(self) -> bool:
+        """Whether the rule looks at the observation of every frame."""
+        return self.grass_rule == "green"
+
+    def change_reward(self, frame: Frame) -> float:
+        """Subtract the penalty where the car is on the grass."""
+        green = self.needs_observations
+        on_grass = mostly_green(frame.observation(), self.green_threshold) if green else frame.off_road
+        return -self.grass_penalty if on_grass else 0.0
+
+
+@training_rule
+class OffRoad(TrainingRule):
+    """End the episode when the car stays off the road."""
+
+    off_road_frames: int = option(
+        0, partial(whole_number, low=0), "End after this many consecutive frames with no wheel on the road."
+    )
+
+    def begin(self, frame: Frame, random: np.random.Generator) -> None:
+        """Start counting."""
+        self._n_off_road = 0
+
+    def end(self, frame: Frame) -> None:
+        """Stop after too many frames off the road."""
+        self._n_off_road = self._n_off_road + 1 if frame.off_road else 0
+        if self._n_off_road >= self.off_road_frames:
+            frame.stop("off_road")
+
+
+@training_rule
+class NoProgress(TrainingRule):
+    """End the episode when the rewards of the last frames are low."""
+
+    no_progress_frames: int = option(
+        0,
+        partial(whole_number, low=0),
+        "End when the mean shaped reward of this many frames is at most `no_progress_reward`. The history starts at zeros.",
+    )
+    no_progress_reward: float = option(-0.1, finite_number, "See `no_progress_frames`.")
+
+    def begin(self, frame: Frame, random: np.random.Generator) -> None:
+        """Start with a history of zeros."""
+        self._progress = Progress(self.no_progress_frames)
+
+    def end(self, frame: Frame) -> None:
+        """Stop where the mean reward is too low."""
+        if self._progress.mean_with(frame.reward) <= self.no_progress_reward:
+            frame.stop("no_progress")
 
 
 class Progress:
-    """Mean of the last `n_frames` rewards, over a history that starts at zeros (the blog's `reward_memory`)."""
+    """Mean of the last `n_frames` rewards over a history that starts at zeros (the blog's `reward_memory`)."""
 
     def __init__(self, n_frames: int) -> None:
         self._history = np.zeros(n_frames)
         self._next = 0
 
     def mean_with(self, reward: float) -> float:
-        """Put `reward` in the place of the oldest and return the mean.
+        """Replace the oldest reward by `reward` and return the mean.
 
-        The array is circular, not shifted: the seed's threshold of -0.1 is met or missed by the last bit of a sum of
-        100 times -0.1, so the terms have to stand in the seed's order.
+        The array is circular, not shifted. The last bit of a sum of 100 times -0.1 decides whether the blog's threshold of
+        -0.1 is met, so the terms have to stand in the blog's order.
         """
         self._history[self._next] = reward
         self._next = (self._next + 1) % len(self._history)
         return float(np.mean(self._history))
 
 
+@training_rule
+class LapRule(TrainingRule):
+    """Charge for tiles that are left out, and truncate the episode where the lap ends."""
+
+    gap_penalty: float = option(
+        0.0, at_least_0, "Subtracted for every stretch of tiles that the car has passed and no wheel has touched."
+    )
+    truncate_lap: bool = option(
+        False,
+        true_or_false,
+        "Truncate the episode where the car has come round, instead of terminating it, even if tiles are left out. A "
+        "learner that bootstraps truncated episodes then need not know where the lap ends, which no observation shows.",
+    )
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the rule does anything."""
+        return self.gap_penalty > 0 or self.truncate_lap
+
+    def begin(self, frame: Frame, random: np.random.Generator) -> None:
+        """Start with no tile touched."""
+        self._lap = Lap(frame.road)
+
+    def change_reward(self, frame: Frame) -> float:
+        """Subtract the penalty for every gap that has opened."""
+        return -self.gap_penalty * self._lap.advance(frame.car)
+
+    def end(self, frame: Frame) -> None:
+        """Truncate where the lap ends, unless another rule has stopped the episode."""
+        if not self.truncate_lap or "stopped_by" in frame.info:
+            return
+        if self._lap.came_round and "lap_finished" not in frame.info:
+            frame.info["stopped_by"] = "came_round"
+        if self._lap.came_round or frame.info.get("lap_finished"):
+            frame.terminated, frame.truncated = False, True
+
+
 class Lap:
     """How far a car has come along its lap, and where it has left out tiles.
 
-    A tile counts as left out when the foremost wheel is `_LAG` tiles further and no wheel has touched it: until then a
-    rear wheel may. Neighbouring tiles left out are one gap: the first missed tile costs a lap its finish, the next
-    ones only their own points.
+    A tile counts as left out when no wheel has touched it and the foremost wheel is `_LAG` tiles further: until then a
+    rear wheel may still touch it. Neighbouring tiles left out are one gap. The first missed tile costs a lap its finish,
+    the next ones only their own points.
 
     Args:
-        road: the tiles in the order of the lap, each with `idx` and `road_visited`; the car starts on the first.
+        road: The tiles in driving order, each with `idx` and `road_visited`. The car starts on the first.
     """
 
     _LAG = 5
@@ -140,3 +265,58 @@ class Lap:
             self._in_gap = not tile.road_visited
         self._passed = max(passed, self._passed)
         return gaps
+
+
+@training_rule
+class Standstills(TrainingRule):
+    """Bring the car to a stand once, anywhere on the track, in a share of the episodes.
+
+    A good driver who loses the car in a hard turn brakes, and then stands where no training episode has ever stood. A policy
+    knows nothing of observations that it has never had, and such a one keeps the brake pressed.
+    """
+
+    standstill_rate: float = option(
+        0.0,
+        share,
+        "Share of the episodes in which the car is once steered at random and braked until it stands. That passes inside "
+        "one step and pays nothing; from then on leaving the road does not end the episode. Continuous actions only.",
+    )
+
+    def check(self, *, continuous: bool) -> None:
+        """Raise `UserError` for discrete actions."""
+        if not continuous:
+            raise UserError(f"standstill_rate is for continuous actions, got {self.standstill_rate!r} with continuous=False")
+
+    def begin(self, frame: Frame, random: np.random.Generator) -> None:
+        """Draw whether and when the car is brought to a stand."""
+        self.coming = Standstill(random) if random.random() < self.standstill_rate else None
+
+    def after_step(self, frame: Frame, drive: Drive) -> None:
+        """Steer, then brake until the car stands or the episode ends."""
+        how = self.coming
+        if how is None or frame.number < how.begins:
+            return
+        self.coming = None
+        frame.excused.add("off_road")
+        for turn in range(how.turn_frames + how.LONGEST_STOP):
+            goes_on = drive(how.steering, 0.0, float(turn >= how.turn_frames))
+            if not goes_on or frame.car.hull.linearVelocity.length < how.STANDS:
+                break
+
+
+class Standstill:
+    """When and how the car is brought to a stand, drawn from `random`."""
+
+    EARLIEST, LATEST = 50, 700
+    """Frames of the episode between which it begins."""
+    LONGEST_TURN = 25
+    """Most frames of steering before the brakes lock."""
+    LONGEST_STOP = 120
+    """Frames of braking after which the driver gets the car back even if it still rolls."""
+    STANDS = 1.0
+    """Speed, in the physics' units (a fast car has about 90), below which a car stands."""
+
+    def __init__(self, random: np.random.Generator) -> None:
+        self.begins = int(random.integers(self.EARLIEST, self.LATEST))
+        self.turn_frames = int(random.integers(self.LONGEST_TURN + 1))
+        self.steering = float(random.uniform(-1.0, 1.0))

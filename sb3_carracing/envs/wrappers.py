@@ -17,7 +17,8 @@ from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
 from sb3_carracing.checks import finite_number, one_of, whole_number
-from sb3_carracing.envs.car_racing import CarRacing, Picture, mostly_green, off_road, to_gray
+from sb3_carracing.envs.car_racing import CarRacing, mostly_green, off_road, to_gray
+from sb3_carracing.envs.fast.renderer import Observation
 from sb3_carracing.envs.training_rules import GRASS_RULES
 
 Env = gym.Env[Any, Any]
@@ -92,7 +93,7 @@ class ActionRepeat(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         return observation, total, terminated, truncated, info
 
 
-class Grayscale(gym.ObservationWrapper[Picture, Any, Any], RecordConstructorArgs):
+class Grayscale(gym.ObservationWrapper[Observation, Any, Any], RecordConstructorArgs):
     """Turn pictures (H, W, 3) into grey (H, W): 0.299 R + 0.587 G + 0.114 B, the weights of both seeds.
 
     Gymnasium's own `GrayscaleObservation` has other weights (0.2125, 0.7154, 0.0721).
@@ -113,12 +114,12 @@ class Grayscale(gym.ObservationWrapper[Picture, Any, Any], RecordConstructorArgs
         self._converts_here = car_racing is None
         self.observation_space = spaces.Box(0, 255, space.shape[:2], np.uint8)
 
-    def observation(self, observation: Picture) -> Picture:
+    def observation(self, observation: Observation) -> Observation:
         """Return the grey picture (H, W)."""
         return to_gray(observation) if self._converts_here else observation
 
 
-class Crop(gym.ObservationWrapper[Picture, Any, Any], RecordConstructorArgs):
+class Crop(gym.ObservationWrapper[Observation, Any, Any], RecordConstructorArgs):
     """Keep rows `top` to `bottom` and columns `left` to `right` of a picture, the last of each left out.
 
     Example (the first seed's 84x84 without the dashboard):
@@ -139,7 +140,7 @@ class Crop(gym.ObservationWrapper[Picture, Any, Any], RecordConstructorArgs):
         self._window = (rows, columns)
         self.observation_space = spaces.Box(space.low[self._window], space.high[self._window], dtype=np.uint8)
 
-    def observation(self, observation: Picture) -> Picture:
+    def observation(self, observation: Observation) -> Observation:
         """Return the window of the picture, a view of it."""
         return observation[self._window]
 

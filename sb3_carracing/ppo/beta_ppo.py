@@ -1,18 +1,18 @@
 """Proximal Policy Optimization with a Beta policy.
 
-PPO is four steps in a loop: play `n_steps` with the current policy, estimate how much better each action was than
-expected (the advantage), improve the policy by a few epochs of minibatches that may not move it far, forget the data.
-The first two are SB3's `OnPolicyAlgorithm.collect_rollouts` (it also adds the value of the state in which a time limit
-cut an episode, Pardo et al. 2018) and its `RolloutBuffer` (generalised advantage estimation, Schulman et al. 2016,
-eq. 16), which `CompactRolloutBuffer` inherits. The third is `BetaPPO.train` below.
+PPO repeats four steps. It plays `n_steps` with the current policy, estimates how much better each action was than expected
+(the advantage), improves the policy by a few epochs of minibatches that may not move it far, and forgets the data. The first
+two steps are SB3's: `OnPolicyAlgorithm.collect_rollouts`, which adds the value of the state in which a time limit cut an
+episode (Pardo et al. 2018), and `RolloutBuffer` with generalized advantage estimation (Schulman et al. 2016, eq. 16), from
+which `CompactRolloutBuffer` inherits. The third step is `BetaPPO.train` below.
 """
 
+import copy
 import io
 import pathlib
-import warnings
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any, ClassVar, Self, get_args
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch as th
@@ -28,14 +28,24 @@ from stable_baselines3.common.type_aliases import (
     Schedule,
     TensorDict,
 )
-from stable_baselines3.common.utils import FloatSchedule, explained_variance
+from stable_baselines3.common.utils import explained_variance
 
-from sb3_carracing.checks import one_of
-from sb3_carracing.ppo import losses
+from sb3_carracing.errors import UserError
+from sb3_carracing.ppo import hyperparameters, losses
 from sb3_carracing.ppo.buffers import CompactRolloutBuffer
+from sb3_carracing.ppo.copying import copy_model
 from sb3_carracing.ppo.distributions import BetaDistribution
-from sb3_carracing.ppo.options import Autocast, ValueLoss
-from sb3_carracing.ppo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, NamedPartsPolicy
+from sb3_carracing.ppo.losses import ValueLoss
+from sb3_carracing.ppo.metrics import outputs_of, share_at_bounds, to_host
+from sb3_carracing.ppo.policies import (
+    BETA_OPTIONS,
+    Autocast,
+    BetaActorCriticPolicy,
+    CnnPolicy,
+    MlpPolicy,
+    MultiInputPolicy,
+    NamedPartsPolicy,
+)
 from sb3_carracing.ppo.torch_layers import ImageExtractor
 from sb3_carracing.system import keep_freed_memory
 
@@ -49,49 +59,55 @@ class NonFiniteLossError(ValueError):
 class BetaPPO(OnPolicyAlgorithm):
     """PPO, clip version (Schulman et al. 2017), with a Beta policy (Chou et al. 2017) on bounded continuous actions.
 
-    A drop-in for `stable_baselines3.PPO`: same arguments, defaults, log keys, warnings and errors, but for what a Beta
-    cannot have and a loss that is no finite number, which ends the training at once (`NonFiniteLossError`). On Discrete,
-    MultiDiscrete and MultiBinary actions it is PPO with SB3's own distributions.
+    A drop-in for `stable_baselines3.PPO`, with the same arguments, defaults, log keys, warnings and errors. It differs where
+    a Beta cannot follow, checks hyperparameters before the first step, and ends the training at once with a
+    `NonFiniteLossError` when the loss is not finite. On Discrete, MultiDiscrete and MultiBinary actions it is PPO with SB3's
+    own distributions.
 
-    Logged under `train/` besides PPO's keys: `grad_norm` (mean before clipping), and on Box actions
-    `concentration_mean` and `concentration_max` (alpha + beta; 2 is uniform, thousands are certainty) and
-    `actions_at_bounds` (share of the rollout's actions within 1 % of the range from a bound): what to look at when the
+    It logs PPO's keys under `train/`, and `grad_norm` (the mean before clipping). On Box actions it also logs
+    `concentration_mean` and `concentration_max` of alpha + beta (2 is uniform, thousands mean certainty) and
+    `actions_at_bounds`, the share of the rollout's actions within 1 % of the range from a bound. Look at these when the
     entropy collapses.
 
-    :param policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy" or a policy class
-    :param env: environment, or the id of a registered one
-    :param learning_rate: step size of Adam, or a schedule of it over the remaining progress (1 to 0)
-    :param n_steps: steps [decisions] of each environment between two updates
-    :param batch_size: size of a minibatch [decisions]
-    :param n_epochs: passes over the rollout at each update
-    :param gamma: discount factor
-    :param gae_lambda: lambda of generalised advantage estimation: 0 is one-step, 1 Monte Carlo
-    :param clip_range: how far the probability ratio may leave 1 before it stops to pay, or a schedule of it
-    :param clip_range_vf: how far the value may leave the rollout's [units of return], a schedule, or None: no limit
-    :param normalize_advantage: whether each minibatch's advantages are normalised
-    :param ent_coef: weight of the entropy bonus
-    :param vf_coef: weight of the value loss
-    :param max_grad_norm: the gradient's norm is clipped to this; `inf`: never
-    :param use_sde: gSDE; refused with a Beta policy
-    :param sde_sample_freq: as in SB3, for policies with gSDE
-    :param rollout_buffer_class: rollout storage, None: `CompactRolloutBuffer`, for Dict observations SB3's; saved with the
-        agent, so that `load(..., rollout_buffer_class=None)` chooses anew
-    :param rollout_buffer_kwargs: its further arguments
-    :param target_kl: an update ends when the approximate KL divergence exceeds 1.5 times this; None: never
-    :param stats_window_size: episodes over which `rollout/` values are averaged
-    :param tensorboard_log: folder for TensorBoard events, None: none
-    :param policy_kwargs: further arguments of the policy, see `BetaActorCriticPolicy`
-    :param verbose: 0 nothing, 1 progress, 2 debugging
-    :param seed: seed of the pseudo-random generators
-    :param device: "cpu", "cuda", "auto"
-    :param _init_setup_model: whether to build the network now
-    :param value_loss: "mse" as in SB3, or "huber" (linear beyond an error of 1)
-    :param keep_memory: on a CPU under glibc, let the process keep freed memory from the first `learn()` on, which spares
-        image policies page faults; see `keep_freed_memory`
-    :param autocast: "bfloat16" extracts features in it, which is faster on CPUs and GPUs that have it; weights, heads,
-        distribution and losses stay as they are. None: everything in float32. It is the algorithm's: a policy that is
-        saved and loaded by itself computes in float32
-    :raises ValueError: for a Box without finite bounds or of whole numbers, options of a Gaussian, or unknown names
+    Args:
+        policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy" or a policy class.
+        env: Environment, or the id of a registered one.
+        learning_rate: Step size of Adam, or a schedule over the remaining progress (1 to 0).
+        n_steps: Steps [decisions] of each environment between two updates.
+        batch_size: Size of a minibatch [decisions].
+        n_epochs: Passes over the rollout in each update.
+        gamma: Discount factor.
+        gae_lambda: Lambda of generalized advantage estimation: 0 is one-step, 1 is Monte Carlo.
+        clip_range: Clipping range of the probability ratio around 1, or a schedule.
+        clip_range_vf: Clipping range of the value around the rollout's value [units of return], or a schedule. None does not
+            clip.
+        normalize_advantage: Whether to normalize the advantages of each minibatch.
+        ent_coef: Weight of the entropy bonus.
+        vf_coef: Weight of the value loss.
+        max_grad_norm: Upper limit of the gradient's norm. `inf` does not clip.
+        use_sde: Whether to use gSDE. A Beta policy refuses it.
+        sde_sample_freq: As in SB3, for policies with gSDE.
+        rollout_buffer_class: Rollout storage. None is `CompactRolloutBuffer`, or SB3's for Dict observations. It is saved with
+            the agent; `load(..., rollout_buffer_class=None)` chooses anew.
+        rollout_buffer_kwargs: Further arguments of the rollout storage.
+        target_kl: An update ends when the approximate KL divergence exceeds 1.5 times this value. None never ends it.
+        stats_window_size: Number of episodes over which the `rollout/` values are averaged.
+        tensorboard_log: Folder for TensorBoard's files, or None.
+        policy_kwargs: Further arguments of the policy, see `BetaActorCriticPolicy`.
+        verbose: 0 for no output, 1 for progress, 2 for debugging.
+        seed: Seed of the pseudo-random generators.
+        device: "cpu", "cuda" or "auto".
+        _init_setup_model: Whether to build the network now.
+        value_loss: "mse" as in SB3, or "huber", which is linear beyond an error of 1.
+        keep_memory: Whether the process keeps freed memory from the first `learn()` on. This spares image policies page faults
+            on a CPU under glibc, see `keep_freed_memory`.
+        autocast: "bfloat16" extracts features in bfloat16, which is faster on CPUs and GPUs that support it. Weights, heads,
+            distribution and losses stay in float32. None computes everything in float32. The algorithm owns this option: a
+            policy that is saved and loaded by itself computes in float32.
+
+    Raises:
+        UserError: For a hyperparameter that is not valid, a Box without finite bounds or of whole numbers, options of a
+            Gaussian, or an unknown name.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -101,6 +117,8 @@ class BetaPPO(OnPolicyAlgorithm):
     }
     policy: ActorCriticPolicy
     rollout_buffer: RolloutBuffer
+    # Saved with the agent: which policy defaults hold for what its policy_kwargs leave out. Release 0.1.0 saved none.
+    defaults_version: int = 1
 
     def __init__(
         self,
@@ -166,40 +184,25 @@ class BetaPPO(OnPolicyAlgorithm):
         self.value_loss: ValueLoss = value_loss
         self.keep_memory = keep_memory
         self.autocast: Autocast | None = autocast
-        self._check_sizes()
-        if _init_setup_model:
+        if _init_setup_model:  # not so in `load`, where the file says it
+            self.defaults_version = 2
             self._setup_model()
-
-    def _check_sizes(self) -> None:
-        """Refuse what cannot be normalised and warn of a truncated minibatch, with stock PPO's types and words."""
-        # A single advantage has no standard deviation.
-        assert self.batch_size > 1 or not self.normalize_advantage, (
-            "`batch_size` must be greater than 1. See https://github.com/DLR-RM/stable-baselines3/issues/440"
-        )
-        if self.env is None:
-            return
-        n_envs, buffer_size = self.env.num_envs, self.env.num_envs * self.n_steps
-        assert buffer_size > 1 or not self.normalize_advantage, (
-            f"`n_steps * n_envs` must be greater than 1. Currently n_steps={self.n_steps} and n_envs={n_envs}"
-        )
-        full_batches, rest = divmod(buffer_size, self.batch_size)
-        if rest > 0:
-            warnings.warn(
-                f"You have specified a mini-batch size of {self.batch_size}, but because the `RolloutBuffer` is of size "
-                f"`n_steps * n_envs = {buffer_size}`, after every {full_batches} untruncated mini-batches, there will be "
-                f"a truncated mini-batch of size {rest}\nWe recommend using a `batch_size` that is a factor of "
-                f"`n_steps * n_envs`.\nInfo: (n_steps={self.n_steps} and n_envs={n_envs})",
-                stacklevel=3,
-            )
+        hyperparameters.warn_of_truncated_minibatch(self)
 
     def _setup_model(self) -> None:
-        # Here, since `load` and rl-zoo3's resume bring arguments past the constructor.
-        one_of("value_loss", self.value_loss, sorted(get_args(ValueLoss)))
-        if self.autocast is not None:
-            one_of("autocast", self.autocast, sorted(get_args(Autocast)))
+        # Checked here, since `load` and rl-zoo3's resume set attributes without the constructor.
+        hyperparameters.check(self)
+        is_beta = issubclass(self.policy_class, BetaActorCriticPolicy) and isinstance(self.action_space, spaces.Box)
+        if self.defaults_version < 2 and is_beta:
+            self.policy_kwargs = {"parameterization": "softplus", **self.policy_kwargs}
+        self.defaults_version = 2
         if self.rollout_buffer_class is None and not isinstance(self.observation_space, spaces.Dict):
             self.rollout_buffer_class = CompactRolloutBuffer
         super()._setup_model()
+        if isinstance(self.action_space, spaces.Box) and not np.can_cast(np.float32, self.action_space.dtype):
+            # What is stored must be what was played, and SB3 would round it to the dtype of the action space.
+            self.rollout_buffer.action_space = spaces.Box(-np.inf, np.inf, self.action_space.shape, np.float32)
+            self.rollout_buffer.reset()
         extractor = self.policy.features_extractor
         wants_channels_last = isinstance(extractor, ImageExtractor) and extractor.channels_last
         if wants_channels_last and isinstance(self.rollout_buffer, CompactRolloutBuffer):
@@ -207,21 +210,29 @@ class BetaPPO(OnPolicyAlgorithm):
         if self.autocast is not None:
             if not isinstance(self.policy, NamedPartsPolicy):
                 name = type(self.policy).__name__
-                raise ValueError(f"autocast={self.autocast!r} needs a policy of sb3_carracing.ppo.policies, got {name}")
+                raise UserError(f"autocast={self.autocast!r} needs a policy of sb3_carracing.ppo.policies, got {name}")
             self.policy.autocast = self.autocast
-        # Like stock PPO, so that scripts may call `model.clip_range(progress)`; wrapping twice changes nothing.
-        self.clip_range = FloatSchedule(self.clip_range)
+        # As in stock PPO, so that scripts may call `model.clip_range(progress)`.
+        self.clip_range = hyperparameters.as_schedule("clip_range", self.clip_range)
         if self.clip_range_vf is not None:
-            if isinstance(self.clip_range_vf, int | float):
-                assert self.clip_range_vf > 0, "`clip_range_vf` must be positive, pass `None` to deactivate vf clipping"
-            self.clip_range_vf = FloatSchedule(self.clip_range_vf)
+            self.clip_range_vf = hyperparameters.as_schedule("clip_range_vf", self.clip_range_vf)
+
+    def _setup_lr_schedule(self) -> None:
+        self.lr_schedule = hyperparameters.as_schedule("learning_rate", self.learning_rate)
+        self._scheduled_learning_rate = self.learning_rate
+
+    def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
+        """Set the learning rate of the optimizer. A `learning_rate` that a callback has set counts from here on."""
+        if self.learning_rate is not self._scheduled_learning_rate:
+            self._setup_lr_schedule()
+        super()._update_learning_rate(optimizers)
 
     def set_parameters(
         self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: th.device | str = "auto"
     ) -> None:
-        """Set weights and optimiser state, as in SB3, and leave the optimiser's count of steps on the CPU.
+        """Set weights and optimizer state as in SB3, and leave the optimizer's step counts on the CPU.
 
-        A new optimiser counts there; loaded to a GPU, the count of each weight would be waited for in every minibatch.
+        A new optimizer keeps them there. On a GPU every minibatch would wait for the count of each weight.
         """
         super().set_parameters(load_path_or_dict, exact_match, device)
         optimizer = self.policy.optimizer
@@ -236,17 +247,25 @@ class BetaPPO(OnPolicyAlgorithm):
         exclude: Iterable[str] | None = None,
         include: Iterable[str] | None = None,
     ) -> None:
-        """Save as SB3 does; a `deterministic_action` that was changed on the policy is what the loaded agent plays."""
+        """Save as SB3 does. The loaded agent plays a `deterministic_action` that was changed on the policy."""
         action = getattr(self.policy, "deterministic_action", None)
-        if action is not None and action != self.policy_kwargs.get("deterministic_action", "mode"):
+        built_with = self.policy_kwargs.get("deterministic_action", BETA_OPTIONS["deterministic_action"])
+        if action not in (None, built_with):
             self.policy_kwargs = {**self.policy_kwargs, "deterministic_action": action}
         super().save(path, exclude, include)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_scheduled_learning_rate"]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Copy the model and its environment, without its logger, which both use."""
+        return copy_model(self, memo)
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         """Keep the remaining progress at 0 or above.
 
-        The last rollout may end beyond `total_timesteps`. Stock PPO's progress is negative then, and a learning rate
-        that decays to 0 with it: its last update climbs the loss (an approximate KL of 0.1 in one CarRacing run).
+        The last rollout may end beyond `total_timesteps`. Stock PPO's progress is negative then, and so is a learning rate
+        that decays to 0: the last update climbs the loss (an approximate KL of 0.1 in one CarRacing run).
         """
         super()._update_current_progress_remaining(num_timesteps, total_timesteps)
         self._current_progress_remaining = max(0.0, self._current_progress_remaining)
@@ -261,11 +280,11 @@ class BetaPPO(OnPolicyAlgorithm):
         self._update_learning_rate(self.policy.optimizer)
         clip_range, clip_range_vf = self._clip_ranges()
 
-        # Metrics stay on the device, one tensor a minibatch, until the end of the update.
+        # Metrics stay on the device until the end of the update, one tensor per minibatch.
         metrics: dict[str, list[th.Tensor]] = defaultdict(list)
         within_target_kl = True
         for epoch in range(self.n_epochs):
-            metrics["approx_kl"].clear()  # like SB3, the last epoch's divergence is reported
+            metrics["approx_kl"].clear()  # as in SB3, the divergence of the last epoch is reported
             for minibatch in self.rollout_buffer.get(self.batch_size):
                 loss = self._loss(minibatch, clip_range, clip_range_vf, metrics)
 
@@ -298,7 +317,9 @@ class BetaPPO(OnPolicyAlgorithm):
         actions = minibatch.actions
         if isinstance(self.action_space, spaces.Discrete):
             actions = actions.long().flatten()  # the rollout stores them as floats, (n_batch, 1)
-        values, log_prob, entropy = self.policy.evaluate_actions(minibatch.observations, actions)
+        has_beta = isinstance(self.policy.action_dist, BetaDistribution)
+        with outputs_of(self.policy.action_net if has_beta else None) as params:
+            values, log_prob, entropy = self.policy.evaluate_actions(minibatch.observations, actions)
         log_ratio = log_prob - minibatch.old_log_prob
         advantages = losses.normalized(minibatch.advantages) if self.normalize_advantage else minibatch.advantages
 
@@ -317,47 +338,46 @@ class BetaPPO(OnPolicyAlgorithm):
             metrics["loss"].append(loss.detach())
             metrics["approx_kl"].append(losses.approximate_kl(log_ratio))
             metrics["clip_fraction"].append(losses.clip_fraction(log_ratio, clip_range))
-            if isinstance(self.policy.action_dist, BetaDistribution):
-                concentration = self.policy.action_dist.concentration
-                metrics["concentration_mean"].append(concentration.mean())
-                metrics["concentration_max"].append(concentration.max())
+            metrics["params"] += params
         return loss
 
     def _clip_ranges(self) -> tuple[float, float | None]:
         """Return the clip ranges of policy and value at the current progress."""
-        assert callable(self.clip_range)
-        clip_range = self.clip_range(self._current_progress_remaining)
+        progress = self._current_progress_remaining
+        # A callback may have set numbers in place of schedules.
+        clip_range = hyperparameters.as_schedule("clip_range", self.clip_range)(progress)
         if self.clip_range_vf is None:
             return clip_range, None
-        assert callable(self.clip_range_vf)
-        return clip_range, self.clip_range_vf(self._current_progress_remaining)
+        return clip_range, hyperparameters.as_schedule("clip_range_vf", self.clip_range_vf)(progress)
 
     def _log_update(self, metrics: dict[str, list[th.Tensor]], clip_range: float, clip_range_vf: float | None) -> None:
-        """Hand the update's means to the logger; the only crossing from device to host.
+        """Hand the means of the update to the logger.
 
-        :raises NonFiniteLossError: if the loss became NaN or inf; the weights are lost then, the last checkpoint is not
+        Raises:
+            NonFiniteLossError: If the loss became NaN or infinite. The weights are lost then, the last checkpoint is not.
         """
-        gathered = {key: th.stack(values).double() for key, values in metrics.items() if values}
-        summary = {key: values.mean() for key, values in gathered.items()}
-        summary["last_loss"] = gathered["loss"][-1]
-        if "concentration_max" in gathered:
-            summary["concentration_max"] = gathered["concentration_max"].max()
-        means: dict[str, float] = dict(zip(summary, th.stack(list(summary.values())).tolist(), strict=True))
-        last_loss = means.pop("last_loss")
+        params = metrics.pop("params", [])
+        if params:
+            assert isinstance(self.policy.action_dist, BetaDistribution)
+            concentration = copy.copy(self.policy.action_dist).proba_distribution(th.cat(params)).concentration
+            metrics["concentration_mean"], metrics["concentration_max"] = [concentration.mean()], [concentration.max()]
+        on_host = to_host(metrics)
+        means = {key: float(values.mean()) for key, values in on_host.items()}
         if not np.isfinite(means["loss"]):
             raise NonFiniteLossError(
-                f"The loss became {means['loss']} in update {self._n_updates} (after {self.num_timesteps} steps): look at "
-                "the rewards' scale and the observations, lower learning_rate or max_grad_norm, and go on from the last "
-                "checkpoint."
+                f"The loss became {means['loss']} in update {self._n_updates} (after {self.num_timesteps} steps). Look at "
+                "the scale of the reward and at the observations, lower learning_rate or max_grad_norm, and continue from "
+                "the last checkpoint."
             )
-        means["loss"] = last_loss  # as SB3 logs it
-        if "concentration_max" in metrics:
-            means["actions_at_bounds"] = self._share_of_actions_at_bounds()
+        means["loss"] = float(on_host["loss"][-1])  # as SB3 logs it
+        if params:
+            assert isinstance(self.action_space, spaces.Box)
+            means["actions_at_bounds"] = share_at_bounds(self.rollout_buffer.actions, self.action_space)
         for key, value in means.items():
             self.logger.record(f"train/{key}", value)
         self.logger.record(
             "train/explained_variance",
-            # Environment by environment, as SB3 adds them up.
+            # Environment by environment, in the order in which SB3 adds them up.
             explained_variance(self.rollout_buffer.values.flatten("F"), self.rollout_buffer.returns.flatten("F")),
         )
         if hasattr(self.policy, "log_std"):
@@ -366,15 +386,6 @@ class BetaPPO(OnPolicyAlgorithm):
         self.logger.record("train/clip_range", clip_range)
         if clip_range_vf is not None:
             self.logger.record("train/clip_range_vf", clip_range_vf)
-
-    def _share_of_actions_at_bounds(self, margin: float = 0.01) -> float:
-        """Return the share of the rollout's actions within `margin` of the range from either bound."""
-        assert isinstance(self.action_space, spaces.Box)
-        # float64: the width of a float32 range may overflow float32.
-        low, high = (bound.astype(np.float64).flatten() for bound in (self.action_space.low, self.action_space.high))
-        actions = self.rollout_buffer.actions.reshape(-1, low.size)
-        unit = (actions - low) / (high - low)
-        return float(np.mean((unit < margin) | (unit > 1.0 - margin)))
 
     def learn(
         self,
@@ -385,7 +396,11 @@ class BetaPPO(OnPolicyAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
-        """Train for `total_timesteps` [decisions, summed over environments] and return the model; arguments as in SB3."""
+        """Train for `total_timesteps` [decisions, summed over environments] and return the model.
+
+        The other arguments are SB3's.
+        """
+        hyperparameters.check_learn(self, total_timesteps, log_interval)
         if self.keep_memory and self.device.type == "cpu":
             keep_freed_memory()
         return super().learn(

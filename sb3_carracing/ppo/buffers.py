@@ -1,4 +1,4 @@
-"""The rollout storage: one copy of the observations, allocated once, read where it lies."""
+"""The rollout storage: one copy of the observations, allocated once and read in place."""
 
 from collections.abc import Generator
 
@@ -11,15 +11,15 @@ from stable_baselines3.common.type_aliases import RolloutBufferSamples
 class CompactRolloutBuffer(RolloutBuffer):
     """SB3's `RolloutBuffer`, with the same minibatches for the same seed, in half the memory.
 
-    SB3's allocates its arrays anew for every rollout and, before the first minibatch, copies them from
-    `(n_steps, n_envs, ...)` to `(n_envs * n_steps, ...)`. This one keeps its arrays and picks minibatches out of the
-    order in which the rollout was written. On a device other than the CPU the rollout is uploaded once, before the first
-    minibatch, in its own types: images stay bytes there. Every epoch uploads its permutation, nothing else.
+    SB3's buffer allocates its arrays anew for every rollout. Before the first minibatch it copies them from
+    `(n_steps, n_envs, ...)` to `(n_envs * n_steps, ...)`. This one keeps its arrays and picks minibatches out of the order
+    in which the rollout was written. On a device other than the CPU it uploads the rollout once, before the first minibatch,
+    in its own dtypes: images stay bytes there. Each epoch then uploads only its permutation.
 
-    The arrays keep their shape `(n_steps, n_envs, ...)` after `get`, where SB3's are flat from then on; `_get_samples` is
-    not used, so that overriding it changes nothing.
+    The arrays keep their shape `(n_steps, n_envs, ...)` after `get`. SB3's are flat from then on. Overriding `_get_samples`
+    has no effect, since it is not used.
 
-    Parameters are SB3's (`stable_baselines3.common.buffers.RolloutBuffer`). For Dict observations there is SB3's
+    The arguments are those of `stable_baselines3.common.buffers.RolloutBuffer`. For Dict observations use SB3's
     `DictRolloutBuffer`.
     """
 
@@ -27,20 +27,21 @@ class CompactRolloutBuffer(RolloutBuffer):
     _uploaded: tuple[th.Tensor, ...] | None = None
 
     def keep_channels_last(self) -> None:
-        """Keep images `(channels, height, width)` with the channels of a pixel side by side; their shape remains.
+        """Keep the channels of a pixel side by side in memory; the shape stays `(channels, height, width)`.
 
-        Convolutions on a CPU want them so, and every epoch would turn them around. What was stored is lost.
+        Convolutions on a CPU need this layout and would otherwise convert every minibatch. The stored rollout is lost.
         """
         self.channels_last = True
         del self.observations
         self.reset()
 
     def reset(self) -> None:
-        """Forget the rollout; its memory is written anew by the next."""
+        """Forget the rollout. The next one is written to the same memory."""
         self.pos, self.full = 0, False
         self._uploaded = None
         size = (self.buffer_size, self.n_envs)
-        if hasattr(self, "observations") and self.observations.shape[:2] == size:
+        allocated = hasattr(self, "observations") and self.observations.shape[:2] == size
+        if allocated and self.actions.dtype == self.action_space.dtype:
             return
         self.observations = self._empty_observations(size)
         self.actions = np.zeros((*size, self.action_dim), dtype=self.action_space.dtype)
@@ -48,7 +49,7 @@ class CompactRolloutBuffer(RolloutBuffer):
             setattr(self, name, np.zeros(size, dtype=np.float32))
 
     def compute_returns_and_advantage(self, last_values: th.Tensor, dones: np.ndarray) -> None:
-        """Compute as in SB3; what a device holds of the rollout is uploaded anew."""
+        """Compute as in SB3, and upload the rollout anew before the next minibatch."""
         self._uploaded = None
         super().compute_returns_and_advantage(last_values, dones)
 
@@ -59,24 +60,27 @@ class CompactRolloutBuffer(RolloutBuffer):
         return np.moveaxis(np.zeros((*size, height, width, channels), dtype=self.observation_space.dtype), -1, 2)
 
     def get(self, batch_size: int | None = None) -> Generator[RolloutBufferSamples, None, None]:
-        """Yield the rollout in shuffled minibatches of `batch_size` (None: all at once); the last may be smaller."""
+        """Yield the rollout in shuffled minibatches of `batch_size`, or all at once if it is None.
+
+        The last minibatch may be smaller.
+        """
         assert self.full, "the rollout is not complete"
         n_samples = self.buffer_size * self.n_envs
-        # SB3 numbers the samples environment by environment; its numbers are drawn, then found in our order.
+        # SB3 numbers the samples environment by environment: draw its numbers, then find them in our order.
         env, step = np.divmod(np.random.permutation(n_samples), self.buffer_size)  # noqa: NPY002
         rows = th.from_numpy(step * self.n_envs + env)
         if self.device.type == "cuda":
-            rows = rows.pin_memory()  # from other memory an upload waits for all that the device still has to do
+            rows = rows.pin_memory()  # an upload from other memory waits for all pending work of the device
         rows = rows.to(self.device, non_blocking=True)
         rollout = self._rollout()
-        for batch in rows.split(batch_size or n_samples):
+        for batch in rows.split(int(batch_size or n_samples)):  # torch takes no NumPy integer
             observations, *others = (tensor.index_select(0, batch) for tensor in rollout)
             if self.channels_last:
                 observations = observations.permute(0, 3, 1, 2)
             yield RolloutBufferSamples(observations, *others)
 
     def _rollout(self) -> tuple[th.Tensor, ...]:
-        """Return what a minibatch holds, for all samples, in the order in which they were written, on the device."""
+        """Return the tensors of a minibatch for all samples, on the device, in the order in which they were written."""
         if self._uploaded is not None:
             return self._uploaded
         observations = np.moveaxis(self.observations, 2, -1) if self.channels_last else self.observations

@@ -6,7 +6,7 @@ using the Beta Distribution", section 4: an action in `[low, high]` is `low + (h
 scaled action, so the rest of SB3 need not know that the policy is not Gaussian.
 """
 
-from typing import Self, get_args
+from typing import Literal, Self, TypeAlias, get_args
 
 import numpy as np
 import torch as th
@@ -17,7 +17,9 @@ from torch.distributions import Beta, kl_divergence
 from torch.nn.functional import softplus
 
 from sb3_carracing.checks import one_of
-from sb3_carracing.ppo.options import DeterministicAction, Parameterization
+
+Parameterization: TypeAlias = Literal["softplus", "exp", "mode"]
+DeterministicAction: TypeAlias = Literal["mean", "mode"]
 
 # In float32 a sample mapped to the bounds can equal a bound, where the log-probability is -inf. The same clamp
 # serves the rollout (which samples) and the update (which maps actions back).
@@ -56,7 +58,7 @@ class BetaDistribution(Distribution):
     def __init__(
         self,
         action_space: spaces.Box,
-        parameterization: Parameterization = "softplus",
+        parameterization: Parameterization = "exp",
         initial_mean: float | list[float] | None = None,
         deterministic_action: DeterministicAction = "mode",
         max_concentration: float = 1e4,
@@ -65,11 +67,14 @@ class BetaDistribution(Distribution):
         low, high = _checked_bounds(action_space)
         one_of("parameterization", parameterization, sorted(get_args(Parameterization)))
         one_of("deterministic_action", deterministic_action, sorted(get_args(DeterministicAction)))
-        if not (np.isfinite(max_concentration) and max_concentration > 2.0):
+        is_number = isinstance(max_concentration, int | float | np.number)
+        if not (is_number and np.isfinite(max_concentration) and max_concentration > 2.0):
             raise ValueError(f"max_concentration must be a finite number above 2 (alpha = beta = 1), got {max_concentration}")
         self.action_dim = len(low)
         self.low, self.width = th.as_tensor(low), th.as_tensor(high - low)
         self._low32, self._high32 = _float32_within(low, high)
+        # SB3's buffers store actions in the dtype of the space: a narrower one gets only actions that it can hold.
+        self._is_half = action_space.dtype == np.float16
         self.parameterization = parameterization
         self.initial_mean = initial_mean
         self.deterministic_action = deterministic_action
@@ -126,8 +131,7 @@ class BetaDistribution(Distribution):
         # Kept beside alpha and beta: alpha - 1 would lose all digits of a small excess.
         self._excess_alpha, self._excess_beta = excess_alpha, excess_beta
         self.distribution = Beta(1.0 + excess_alpha, 1.0 + excess_beta, validate_args=False)
-        self._to_device(raw)
-        return self
+        return self.to(params.device)
 
     def _excesses(self, first: th.Tensor, second: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """Return `(alpha - 1, beta - 1)`, both >= 0, from the two halves of the raw outputs."""
@@ -144,10 +148,15 @@ class BetaDistribution(Distribution):
         factor = limit / (excess_alpha + excess_beta).clamp(min=limit)
         return excess_alpha * factor, excess_beta * factor
 
-    def _to_device(self, like: th.Tensor) -> None:
-        if self.low.device != like.device or self.low.dtype != like.dtype:
-            self.low, self.width = self.low.to(like), self.width.to(like)
-            self._low32, self._high32 = self._low32.to(like.device), self._high32.to(like.device)
+    def to(self, device: th.device) -> Self:
+        """Move the bounds to a device, in the dtype in which the density is computed there, and return self."""
+        dtype = _exact_dtype(device)
+        if self.low.device != device or self.low.dtype != dtype:
+            self._low32, self._high32 = self._low32.to(device), self._high32.to(device)
+            # On the CPU every dtype can be converted. `low` comes last: it tells other threads that all is there.
+            self.width = self.width.cpu().to(dtype).to(device)
+            self.low = self.low.cpu().to(dtype).to(device)
+        return self
 
     @property
     def alpha(self) -> th.Tensor:
@@ -222,6 +231,8 @@ class BetaDistribution(Distribution):
 
     def _scaled(self, unit: th.Tensor) -> th.Tensor:
         actions = (self.low + self.width * unit.clamp(UNIT_MARGIN, 1.0 - UNIT_MARGIN)).float()
+        if self._is_half:
+            actions = actions.half().float()
         return actions.clamp(self._low32, self._high32)
 
 

@@ -1,20 +1,23 @@
-"""PPO's losses and what is measured beside them: pure functions of tensors.
+"""PPO's losses and diagnostics: pure functions of tensors.
 
 "Eq." refers to Schulman et al. 2017, "Proximal Policy Optimization Algorithms".
 """
 
+from typing import Literal, TypeAlias
+
 import torch as th
 from torch.nn import functional as F
 
-from sb3_carracing.ppo.options import ValueLoss
+ValueLoss: TypeAlias = Literal["mse", "huber"]
 
 
 def clipped_surrogate_loss(log_ratio: th.Tensor, advantages: th.Tensor, clip_range: float) -> th.Tensor:
     """Return the negated clipped surrogate objective, eq. 7, a scalar.
 
-    :param log_ratio: `log pi(a|s) - log pi_old(a|s)`, `(n_batch,)`
-    :param advantages: `(n_batch,)`
-    :param clip_range: how far the probability ratio may leave 1 before it stops to pay
+    Args:
+        log_ratio: `log pi(a|s) - log pi_old(a|s)`, `(n_batch,)`.
+        advantages: `(n_batch,)`.
+        clip_range: Clipping range of the probability ratio around 1.
     """
     ratio = log_ratio.exp()
     clipped = ratio.clamp(1.0 - clip_range, 1.0 + clip_range)
@@ -28,11 +31,16 @@ def value_loss(
     clip_range_vf: float | None = None,
     kind: ValueLoss = "mse",
 ) -> th.Tensor:
-    """Return the loss of the critic against the TD(lambda) returns, a scalar; all tensors are `(n_batch,)`.
+    """Return the loss of the critic, a scalar.
 
-    With `clip_range_vf` the prediction moves at most that far from the rollout's (in units of return, so it depends
-    on the reward's scale). Unlike in OpenAI's baselines the clipped loss is used alone, as SB3 does, not the larger
-    of both. "huber" is quadratic up to an error of 1 and linear beyond.
+    As in SB3, the clipped loss is used alone. OpenAI's baselines take the larger of the clipped and the plain loss.
+
+    Args:
+        values: Predictions, `(n_batch,)`.
+        returns: TD(lambda) returns, `(n_batch,)`.
+        old_values: Predictions of the rollout, `(n_batch,)`.
+        clip_range_vf: Clipping range of `values` around `old_values` [units of return], or None.
+        kind: "mse", or "huber", which is quadratic up to an error of 1 and linear beyond.
     """
     if clip_range_vf is not None:
         values = old_values + (values - old_values).clamp(-clip_range_vf, clip_range_vf)
@@ -42,9 +50,12 @@ def value_loss(
 
 
 def approximate_kl(log_ratio: th.Tensor) -> th.Tensor:
-    """Return the estimate of `KL(pi_old || pi)` by `E[(r - 1) - log r]`, a scalar: unbiased and never negative.
+    """Return an unbiased estimate of `KL(pi_old || pi)` that is never negative, `E[(r - 1) - log r]`, a scalar.
 
-    Schulman 2020, "Approximating KL Divergence", http://joschu.net/blog/kl-approx.html (his k3).
+    This is k3 of Schulman 2020, "Approximating KL Divergence", http://joschu.net/blog/kl-approx.html.
+
+    Args:
+        log_ratio: `log pi(a|s) - log pi_old(a|s)`, `(n_batch,)`.
     """
     return (log_ratio.expm1() - log_ratio).mean()
 
@@ -55,7 +66,7 @@ def clip_fraction(log_ratio: th.Tensor, clip_range: float) -> th.Tensor:
 
 
 def normalized(advantages: th.Tensor) -> th.Tensor:
-    """Return the minibatch's advantages with mean 0 and standard deviation 1; a single one is returned as it is."""
+    """Return advantages, `(n_batch,)`, with mean 0 and standard deviation 1. A single one is returned as it is."""
     if len(advantages) < 2:
         return advantages
     return (advantages - advantages.mean()) / (advantages.std() + 1e-8)

@@ -1,10 +1,9 @@
-"""Feature extractors for images, and the names by which a YAML file may ask for them.
+"""Feature extractors for images, and the names by which a YAML file can ask for them.
 
-All take images as SB3 hands them over: `(n_batch, channels, height, width)`, float32 in [0, 1]. The blog's takes bytes
-in [0, 255] as well.
+All take images as SB3 hands them over: `(n_batch, channels, height, width)`, float32 in [0, 1].
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch as th
 from gymnasium import spaces
@@ -19,23 +18,24 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_carracing.checks import one_of
+from sb3_carracing.errors import UserError
 
 
 class ImageExtractor(BaseFeaturesExtractor):
-    """What this package's image extractors share: the checks of the image, and the flat size behind the convolutions.
+    """What the image extractors of this package share: checks of the image, and the size behind the convolutions.
 
-    :param observation_space: Box of channels-first images, uint8 in [0, 255] unless `normalized_image`
-    :param normalized_image: the images are floats in [0, 1] already (`normalize_images=False` in `policy_kwargs`)
-    :raises ValueError: if the space holds no images, or images too small for the convolutions
+    Args:
+        observation_space: Box of channels-first images, uint8 in [0, 255] unless `normalized_image`.
+        normalized_image: Whether the images are floats in [0, 1] already (`normalize_images=False` in `policy_kwargs`).
+
+    Raises:
+        UserError: If the space holds no images, or images that are too small for the convolutions.
     """
 
     # Hidden layers of actor and critic that belong to this extractor, used where `net_arch` is not given.
-    default_net_arch: dict[str, list[int]] = {"pi": [], "vf": []}  # noqa: RUF012
-    # An extractor with an initialisation of its own keeps it under `ortho_init=True`.
+    default_net_arch: ClassVar[dict[str, list[int]]] = {"pi": [], "vf": []}
+    # Whether `ortho_init=True` leaves the initial weights alone.
     keeps_own_init = False
-    # Whether `forward` welcomes uint8 images in [0, 255] too: a policy of this package then leaves the scaling to it. Not
-    # inherited by a class with a `forward` of its own.
-    takes_bytes = False
     # Whether a policy of this package may lay weights and images out channels last, which is faster on a CPU: `forward`
     # must not use `view` on images then.
     channels_last = False
@@ -46,23 +46,51 @@ class ImageExtractor(BaseFeaturesExtractor):
         if not isinstance(observation_space, spaces.Box) or not is_image_space(
             observation_space, check_channels=False, normalized_image=normalized_image
         ):
-            raise ValueError(
+            raise UserError(
                 f"{name} takes images (a Box of shape (channels, height, width), uint8 in [0, 255], or floats with "
                 f"normalize_images=False), got {observation_space}. For vectors use MlpPolicy, for dicts MultiInputPolicy."
             )
+        check_channels_first(observation_space)
         self.image_shape: tuple[int, ...] = observation_space.shape
 
+    def preprocess(self, images: th.Tensor) -> th.Tensor:
+        """Return what `forward` takes for images in [0, 255]: floats in [0, 1].
+
+        A policy of this package calls it in place of SB3's scaling. An extractor may override it.
+        """
+        return images.float() / 255.0
+
     def _flat_size(self, layers: nn.Sequential) -> int:
-        """Return how many numbers come out of the convolutions for one image."""
+        """Return how many numbers the convolutions make of one image."""
         smallest = smallest_image(layers)
         if min(self.image_shape[1:]) < smallest:
             height, width = self.image_shape[1:]
-            raise ValueError(
+            raise UserError(
                 f"{type(self).__name__} needs images of at least {smallest} x {smallest} pixels, got {height} x {width}. "
                 f"Use larger images, or another extractor: {', '.join(sorted(IMAGE_EXTRACTORS))}."
             )
         with th.no_grad():
             return int(layers(th.zeros(1, *self.image_shape)).flatten(1).shape[1])
+
+
+def check_layout(extractor: type[BaseFeaturesExtractor], observation_space: spaces.Space[Any], normalized_image: bool) -> None:
+    """Raise UserError if an extractor that is known to convolve images would get them with channels last."""
+    if not issubclass(extractor, ImageExtractor | NamedCombinedExtractor | NatureCNN | CombinedExtractor):
+        return
+    parts = observation_space.spaces.values() if isinstance(observation_space, spaces.Dict) else [observation_space]
+    for part in parts:
+        if isinstance(part, spaces.Box) and is_image_space(part, normalized_image=normalized_image):
+            check_channels_first(part)
+
+
+def check_channels_first(space: spaces.Box) -> None:
+    """Raise UserError for a space of images whose last dimension is the smallest, as SB3 recognizes channels."""
+    if space.shape[-1] < min(space.shape[:-1]):
+        raise UserError(
+            f"Images must have their channels first, (channels, height, width), got {space.shape}. SB3 moves the channels of "
+            "uint8 images with values from 0 to 255 only. Move those of others with a wrapper, such as "
+            "gymnasium.wrappers.TransformObservation."
+        )
 
 
 def smallest_image(layers: nn.Sequential) -> int:
@@ -80,7 +108,7 @@ def _window(layer: nn.Conv2d | nn.MaxPool2d) -> tuple[int | tuple[int, ...], ...
 
 
 class Convolution(nn.Conv2d):
-    """`nn.Conv2d`, computed as a matrix product where the kernel covers the whole image: oneDNN takes twice as long."""
+    """`nn.Conv2d`, computed as a matrix product where the kernel covers the whole image. oneDNN takes twice as long."""
 
     def forward(self, images: th.Tensor) -> th.Tensor:
         """Return `(n_batch, out_channels, height', width')` for `(n_batch, in_channels, height, width)`."""
@@ -93,19 +121,19 @@ class Convolution(nn.Conv2d):
 
 
 class BlogCNN(ImageExtractor):
-    """Six convolutions that bring 96 x 96 images down to 256 numbers: the network of the second seed, the blog post.
+    """The network of the blog implementation: six convolutions that reduce 96 x 96 images to 256 numbers.
 
-    Its input is `x / 128 - 1` for grey levels x in [0, 255], its weights are Xavier-uniform with the gain of ReLU, its
-    biases 0.1. Images larger than 96 x 96 give a multiple of 256 features. Actor and critic have a hidden layer of
-    100 each.
+    Its input is `x / 128 - 1` for grey levels x in [0, 255]. Its initial weights are Xavier-uniform with the gain of ReLU,
+    its biases 0.1. Images larger than 96 x 96 give a multiple of 256 features. Actor and critic have a hidden layer of
+    100 units each.
 
-    :param observation_space: Box of channels-first images of at least 96 x 96 pixels
-    :param normalized_image: see `ImageExtractor`
+    Args:
+        observation_space: Box of channels-first images of at least 96 x 96 pixels.
+        normalized_image: See `ImageExtractor`.
     """
 
-    default_net_arch = {"pi": [100], "vf": [100]}  # noqa: RUF012
+    default_net_arch: ClassVar[dict[str, list[int]]] = {"pi": [100], "vf": [100]}
     keeps_own_init = True
-    takes_bytes = True
     channels_last = True
 
     def __init__(self, observation_space: spaces.Space[Any], normalized_image: bool = False):
@@ -130,10 +158,17 @@ class BlogCNN(ImageExtractor):
                 nn.init.constant_(layer.bias, 0.1)
         self._features_dim = self._flat_size(self.cnn)
 
-    def forward(self, observations: th.Tensor) -> th.Tensor:
-        """Return features, `(n_batch, features_dim)`, for images `(n_batch, channels, height, width)`.
+    def preprocess(self, images: th.Tensor) -> th.Tensor:
+        """Leave bytes to `forward`, which scales them in one go. The `forward` of a subclass gets floats in [0, 1]."""
+        if images.dtype == th.uint8 and type(self).forward is BlogCNN.forward:
+            return images
+        return super().preprocess(images)
 
-        :param observations: floats in [0, 1], or bytes in [0, 255]
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        """Return features, `(n_batch, features_dim)`.
+
+        Args:
+            observations: Images `(n_batch, channels, height, width)`, floats in [0, 1] or bytes in [0, 255].
         """
         if observations.dtype == th.uint8:
             # Flipping the highest bit of x gives x - 128 as a signed byte.
@@ -146,7 +181,7 @@ class BlogCNN(ImageExtractor):
         return features.flatten(1)
 
     def _compute_dtype(self) -> th.dtype:
-        """Return the type of the convolutions' input: that of their weights, or autocast's where it is on."""
+        """Return the dtype of the convolutions' input: that of their weights, or autocast's where it is on."""
         weight = next(self.cnn.parameters())
         device = weight.device.type
         if th.amp.is_autocast_available(device) and th.is_autocast_enabled(device):
@@ -155,11 +190,12 @@ class BlogCNN(ImageExtractor):
 
 
 class IurinCNN(ImageExtractor):
-    """Two convolutions and a layer of 256: the network of the first seed (Mnih et al. 2013 use the same).
+    """The network of the Iurin implementation: two convolutions and a layer of 256, as in Mnih et al. 2013.
 
-    :param observation_space: Box of channels-first images of at least 20 x 20 pixels
-    :param features_dim: size of the last layer
-    :param normalized_image: see `ImageExtractor`
+    Args:
+        observation_space: Box of channels-first images of at least 20 x 20 pixels.
+        features_dim: Size of the last layer.
+        normalized_image: See `ImageExtractor`.
     """
 
     channels_last = True
@@ -182,7 +218,7 @@ class IurinCNN(ImageExtractor):
 
 
 class _ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions around which the input is added; same shape in and out."""
+    """Two 3 x 3 convolutions with a skip connection; the shape stays the same."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -201,10 +237,11 @@ class _ResidualBlock(nn.Module):
 class ImpalaCNN(ImageExtractor):
     """The residual network of IMPALA (Espeholt et al. 2018, figure 3, large): three sections, each halves the image.
 
-    :param observation_space: Box of channels-first images
-    :param features_dim: size of the last layer
-    :param channels: channels of each section
-    :param normalized_image: see `ImageExtractor`
+    Args:
+        observation_space: Box of channels-first images.
+        features_dim: Size of the last layer.
+        channels: Channels of each section.
+        normalized_image: See `ImageExtractor`.
     """
 
     channels_last = True
@@ -238,13 +275,14 @@ class ImpalaCNN(ImageExtractor):
 
 
 class NamedCombinedExtractor(BaseFeaturesExtractor):
-    """Dict observations: images through a named image extractor, everything else flattened, then concatenated.
+    """Features of Dict observations: images through a named image extractor, everything else flattened, concatenated.
 
-    SB3's `CombinedExtractor`, which hard-codes NatureCNN, remains `MultiInputPolicy`'s default.
+    SB3's `CombinedExtractor`, which always uses NatureCNN, remains the default of `MultiInputPolicy`.
 
-    :param observation_space: Dict of Boxes (images channels-first) and discrete spaces
-    :param image_extractor: name of an image extractor
-    :param normalized_image: see `ImageExtractor`
+    Args:
+        observation_space: Dict of Boxes (images channels first) and discrete spaces.
+        image_extractor: Name of an image extractor.
+        normalized_image: See `ImageExtractor`.
     """
 
     def __init__(self, observation_space: spaces.Dict, image_extractor: str = "blog", normalized_image: bool = False):
@@ -255,6 +293,7 @@ class NamedCombinedExtractor(BaseFeaturesExtractor):
         features_dim = 0
         for key, space in observation_space.spaces.items():
             if is_image_space(space, normalized_image=normalized_image):
+                check_channels_first(space)  # type: ignore[arg-type]  # is_image_space holds for a Box alone
                 extractor = extractor_class(space, normalized_image=normalized_image)  # type: ignore[call-arg]
                 extractors[key] = extractor
                 features_dim += extractor.features_dim
@@ -286,9 +325,9 @@ EXTRACTORS: dict[str, type[BaseFeaturesExtractor]] = {
 def resolve_extractor(extractor: str | type[BaseFeaturesExtractor]) -> type[BaseFeaturesExtractor]:
     """Return the extractor class for its name; a class is returned as it is.
 
-    :raises ValueError: for an unknown name, with the valid ones
+    Raises:
+        UserError: For an unknown name.
     """
     if not isinstance(extractor, str):
         return extractor
-    one_of("features_extractor_class", extractor, sorted(EXTRACTORS))
-    return EXTRACTORS[extractor]
+    return EXTRACTORS[one_of("features_extractor_class", extractor, sorted(EXTRACTORS))]

@@ -2,9 +2,12 @@
 
 import inspect
 import shutil
+import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import gymnasium as gym
 import rl_zoo3
@@ -12,31 +15,40 @@ import yaml
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
+from sb3_carracing.agents import load_agent
 from sb3_carracing.callbacks import ValidationCallback
 from sb3_carracing.envs.registration import CAR_RACING
+from sb3_carracing.errors import UserError
 from sb3_carracing.files import hyperparams_file
-from sb3_carracing.runs import seed_to_go_on, statistics_of
-from sb3_carracing.vec_env import SharedMemoryVecEnv
-from sb3_carracing.zoo.best import as_yaml, trial_entry
-from sb3_carracing.zoo.study import find_trial, load_study
+from sb3_carracing.runs import BEST_STATISTICS, seed_to_go_on, statistics_of
+from sb3_carracing.vec_env import process_vec_env_class
+from sb3_carracing.zoo import hyperparameters
+from sb3_carracing.zoo.storage import shown
+from sb3_carracing.zoo.study import as_yaml, find_trial, load_study, trial_entry
 
 
 class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
-    """What `python -m sb3_carracing train` uses in rl-zoo3's place; arguments are rl-zoo3's.
+    """rl-zoo3's ExperimentManager as `python -m sb3_carracing train` uses it; arguments are rl-zoo3's.
 
-    It differs in some points: without `-conf` the packaged hyperparameters are read, but where rl-zoo3 alone has an entry;
-    `--trial-id` may be 0 and trains what the trial did, whatever it sampled or not; `-i` goes on where the agent was
-    (steps and schedules, where rl-zoo3 starts both anew, and the running means of that agent, not the last one's); a run
-    that fails before its first step leaves no folder; callbacks that have a `run_dir` learn the run's folder;
-    best_model.zip and evaluations.npz are `ValidationCallback`'s where there is one; monitor.csv also holds the raw score
-    of this package's CarRacing, since its rewards are shaped by `env_kwargs`; `--vec-env subproc` means several
-    environments a worker process instead of one; and a name or keyword that does not fit is a ValueError, whichever class
-    found it.
+    It differs in these points:
+
+    - Without `-conf` it reads the packaged hyperparameters, except where only rl-zoo3 has an entry.
+    - `--trial-id` may be 0. It trains what the trial did, with the YAML entry that its study began with.
+    - `-i` goes on where the agent was: steps, schedules and the running means of that agent.
+    - A run that fails before its first step leaves no folder.
+    - A callback with a `run_dir` learns the run's folder.
+    - `ValidationCallback` owns best_model.zip and evaluations.npz where there is one.
+    - monitor.csv also holds the raw score of this package's CarRacing, whose rewards `env_kwargs` may shape.
+    - `--vec-env subproc` means several environments per worker process.
+    - Names, keywords and values are checked before anything is made, see `hyperparameters.check`.
     """
+
+    work_begins: Callable[[], None] = staticmethod(lambda: None)
+    """Called right before the first environment step."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # Positional as in rl-zoo3's own call, whose signature may grow; bound by name to change one of them.
@@ -52,78 +64,86 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
             bound["trial_id"] = None
         super().__init__(**bound)
         self.interrupted = False
-        self._made_folder = False
+        self._has_begun = False
+        self._made_folders: list[Path] = []
         if bound.get("vec_env_type") == "subproc":
-            self.vec_env_class = SharedMemoryVecEnv
+            self.vec_env_class = process_vec_env_class()
+
+    def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
+        """Make environments and model as rl-zoo3 does; where that fails, leave no folder."""
+        hyperparameters.check_device(self.device)
+        try:
+            experiment: tuple[BaseAlgorithm, dict[str, Any]] | None = super().setup_experiment()
+        except BaseException as error:
+            self._remove_made_folders()
+            if not isinstance(error, MemoryError):
+                raise
+            given = {name: self._hyperparams.get(name) for name in ("n_steps", "buffer_size") if name in self._hyperparams}
+            sizes = ", ".join(f"{name} {value}" for name, value in given.items())
+            raise UserError(f"{sizes} with n_envs {self.n_envs} is more than the memory holds: {error}") from error
+        return experiment
+
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read and check the YAML as rl-zoo3 does; for a `tune` trial, use the entry stored with its study.
+
+        Raises:
+            UserError: it is not what rl-zoo3 reads, or names or values in it are not valid.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            if self._trial_entry is not None:
+                file = Path(folder, "trial.yml")
+                file.write_text(as_yaml({self.env_name.gym_id: self._trial_entry}))
+                self.config = str(file)
+            hyperparameters.check_config(self.config, self.env_name.gym_id, "atari" if self._is_atari else None)
+            hyperparams, saved = super().read_hyperparameters()
+        if "n_timesteps" not in hyperparams:
+            raise UserError(f"the hyperparameters of {self.env_name.gym_id} in {self.config} lack n_timesteps")
+        numbers = hyperparameters.check(self.algo, hyperparams)
+        hyperparams.update(numbers)
+        saved.update(numbers)
+        hyperparameters.check_env_kwargs(self.env_name.gym_id, self.env_kwargs | (hyperparams.get("env_kwargs") or {}))
+        hyperparameters.check_env_kwargs(self.env_name.gym_id, self._eval_env_kwargs_args or {})
+        return hyperparams, saved
 
     def create_envs(self, *args: Any, **kwargs: Any) -> VecEnv:
         """Create the environments as rl-zoo3 does; those of ours put their raw score into monitor.csv as well."""
         if gym.spec(self.env_name.gym_id).entry_point == CAR_RACING:
             self.monitor_kwargs.setdefault("info_keywords", ("score", "frames"))
-        env: VecEnv = super().create_envs(*args, **kwargs)
+        try:
+            if self.vec_env_class is not DummyVecEnv:
+                self._make_one_here()
+            env: VecEnv = super().create_envs(*args, **kwargs)
+        except gym.error.Error as error:
+            raise UserError(f"{self.env_name.gym_id} cannot be made: {error}") from error
         return env
 
-    def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
-        """Make environments and model as rl-zoo3 does; what cannot be made is one sentence, before any training.
-
-        :raises ValueError: for a wrapper, callback or keyword that does not exist, or parts that do not fit together
-        """
-        try:
-            return self._set_up()
-        except Exception:
-            self._remove_folder_without_agent()
-            raise
-
-    def _set_up(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
-        try:
-            experiment: tuple[BaseAlgorithm, dict[str, Any]] | None = super().setup_experiment()
-        except (TypeError, AttributeError, ImportError, RuntimeError, NameError, SyntaxError, gym.error.Error) as error:
-            # The last line is the error itself where a worker process sends its traceback along.
-            *_, cause = str(error).strip().splitlines() or [type(error).__name__]
-            raise ValueError(f"the training cannot be set up: {cause}") from error
-        return experiment
-
-    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Read the YAML as rl-zoo3 does, of a trial of `tune` that which its study began with.
-
-        :raises ValueError: it is not what rl-zoo3 reads
-        """
-        if self._trial_entry is None:
-            return self._read_config()
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder, "trial.yml")
-            file.write_text(as_yaml({self.env_name.gym_id: self._trial_entry}))
-            self.config = str(file)
-            return self._read_config()
-
-    def _read_config(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        try:
-            hyperparams, saved = super().read_hyperparameters()
-        except yaml.YAMLError as error:
-            raise ValueError(f"{self.config} is not YAML: {' '.join(str(error).split())}") from error
-        except ImportError as error:
-            raise ValueError(
-                f"{self.config!r} is neither a file *.yml, *.yaml or *.py nor a module of hyperparameters: {error}"
-            ) from error
-        except KeyError as error:  # of an Atari game
-            raise ValueError(f"{self.config} has no entry {error} for {self.env_name.gym_id}") from error
-        except (AttributeError, TypeError) as error:
-            raise ValueError(
-                f"{self.config} has to map environment ids, or 'default', to mappings of hyperparameters: {error}"
-            ) from error
-        if "n_timesteps" not in hyperparams:
-            raise ValueError(f"the hyperparameters of {self.env_name.gym_id} in {self.config} lack n_timesteps")
-        return hyperparams, saved
+    def _make_one_here(self) -> None:
+        """Make and close one environment, so that what it raises is not wrapped in a worker's error."""
+        env = gym.spec(self.env_name.gym_id).make(**self.env_kwargs)
+        if self.env_wrapper is not None:
+            env = self.env_wrapper(env)
+        env.close()
 
     def create_log_folder(self) -> None:
-        """Make the run's folder, and note whether it is new."""
-        self._made_folder = not Path(self.save_path).exists()
+        """Make the run's folder, and note which folders are new."""
+        run = Path(self.save_path)
+        self._made_folders = [folder for folder in (run, *run.parents) if not folder.exists()]
         super().create_log_folder()
 
-    def _remove_folder_without_agent(self) -> None:
-        # `enjoy` takes the latest folder: one without an agent would hide the run before it.
-        if self._made_folder and not list(Path(self.save_path).rglob("*.zip")):
-            shutil.rmtree(self.save_path, ignore_errors=True)
+    def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
+        """Save hyperparameters, arguments and command as rl-zoo3 does, without the password of a storage."""
+        words = [shown(word) if self.storage and self.storage in word else word for word in sys.orig_argv]
+        shown_storage = shown(self.storage) if self.storage else self.storage
+        with patch.object(sys, "orig_argv", words), patch.object(self.args, "storage", shown_storage):
+            super()._save_config(saved_hyperparams)
+
+    def _remove_made_folders(self) -> None:
+        if self._made_folders and self._made_folders[0] == Path(self.save_path):
+            run, *parents = self._made_folders
+            shutil.rmtree(run, ignore_errors=True)
+            for folder in parents:
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
 
     def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
         statistics = statistics_of(Path(self.trained_agent)) if self.trained_agent else None
@@ -137,9 +157,10 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         return env
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
+        load_agent(self.trained_agent, self.algo)
         model: BaseAlgorithm = super()._load_pretrained_agent(hyperparams, env)
         if model.num_timesteps >= self.n_timesteps:
-            raise ValueError(
+            raise UserError(
                 f"The agent has already played {model.num_timesteps} steps, so nothing remains of {self.n_timesteps}: pass a "
                 "larger -n."
             )
@@ -155,22 +176,58 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
                 callback.run_dir = Path(self.save_path)
             if isinstance(callback, CheckpointCallback):
                 callback.save_vecnormalize = True
+            if isinstance(callback, EvalCallback):
+                # rl-zoo3 writes to the last agent's file.
+                callback.callback_on_new_best = _SaveStatistics(Path(self.save_path) / BEST_STATISTICS)
+                callback.callback_on_new_best.parent = callback
             if validates and isinstance(callback, EvalCallback):
                 # Two measures would write one best_model.zip and one evaluations.npz; this one's reward is shaped.
-                callback.best_model_save_path = None
+                callback.best_model_save_path = callback.callback_on_new_best = None
                 callback.log_path = None
+        self.callbacks.append(BeginningCallback(self._begin))
+
+    def _begin(self) -> None:
+        self._has_begun = True
+        self.work_begins()
 
     def learn(self, model: BaseAlgorithm) -> None:
-        """Train up to `n_timesteps` steps in all, those that a resumed agent has behind it included."""
+        """Train up to `n_timesteps` steps in all, including those that a resumed agent has behind it."""
         learner = _Learner(model, self.continue_training)
-        steps = model.num_timesteps
         try:
             super().learn(learner)
-        except Exception:
-            if model.num_timesteps == steps:
-                self._remove_folder_without_agent()
+        except BaseException:
+            if not self._has_begun:
+                self._remove_made_folders()
             raise
         self.interrupted = learner.interrupted
+
+
+class _SaveStatistics(BaseCallback):
+    """Save the running means whenever it is called."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self._file = file
+
+    def _on_step(self) -> bool:
+        normalize = self.model.get_vec_normalize_env()
+        if normalize is not None:
+            normalize.save(str(self._file))
+        return True
+
+
+class BeginningCallback(BaseCallback):
+    """Call a function at the start of every rollout, right before the first step of it."""
+
+    def __init__(self, begin: Callable[[], None]) -> None:
+        super().__init__()
+        self._begin = begin
+
+    def _on_rollout_start(self) -> None:
+        self._begin()
+
+    def _on_step(self) -> bool:
+        return True
 
 
 def _default_config(algo: str, env_id: str) -> Path:
@@ -189,7 +246,8 @@ def _entries(file: Path) -> set[str]:
 def _hyperparams_of_trial(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Return what the trial sampled, and of a study of `tune` its whole YAML entry, since the study began with one.
 
-    :raises ValueError: there is no such trial, or its study is another algorithm's
+    Raises:
+        UserError: there is no such trial, or its study is another algorithm's.
     """
     study = load_study(arguments.get("storage"), arguments.get("study_name"))
     trial = find_trial(study, arguments["trial_id"])
@@ -197,7 +255,7 @@ def _hyperparams_of_trial(arguments: dict[str, Any]) -> tuple[dict[str, Any], di
     if settings is None:
         return HYPERPARAMS_CONVERTER[arguments["algo"]](trial.params), None
     if settings["algo"] != arguments["algo"]:
-        raise ValueError(f"the study {study.study_name!r} is of {settings['algo']}, not of {arguments['algo']}: pass --algo")
+        raise UserError(f"the study {study.study_name!r} is of {settings['algo']}, not of {arguments['algo']}: pass --algo")
     return {}, trial_entry(study, trial)
 
 

@@ -19,3 +19,9 @@ def register() -> None:
     ALGOS[ALGO_NAME] = BetaPPO
     HYPERPARAMS_SAMPLER[ALGO_NAME] = sample_beta_ppo_params
     HYPERPARAMS_CONVERTER[ALGO_NAME] = convert_beta_ppo_params
+
+
+def tunable_algorithms() -> list[str]:
+    """Return the names of the algorithms that have a search space."""
+    register()
+    return sorted(HYPERPARAMS_SAMPLER)

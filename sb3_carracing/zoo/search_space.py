@@ -1,7 +1,7 @@
 """The search space of BetaPPO, for `tune` and for rl-zoo3's own `-optimize`.
 
-rl-zoo3 lets what is sampled replace the YAML's `policy_kwargs` as a whole, and rebuilds a trial from its parameters alone
-(`--trial-id`). So those of the YAML that are not searched are a parameter as well, with one choice: its value as JSON.
+rl-zoo3 replaces the YAML's `policy_kwargs` as a whole by what is sampled, and rebuilds a trial from its parameters alone
+(`--trial-id`). So the YAML's `policy_kwargs` that are not searched are one more parameter, as JSON, with a single choice.
 """
 
 import ast
@@ -11,14 +11,18 @@ from typing import Any
 
 import optuna
 from rl_zoo3.utils import SimpleLinearSchedule
+from stable_baselines3.common.preprocessing import is_image_space
+
+from sb3_carracing.errors import UserError
+from sb3_carracing.ppo.torch_layers import IMAGE_EXTRACTORS
 
 UPDATES_PER_REPORT = 4
-"""Updates that a trial has to make between two reports at least; with none, two trials report the same value."""
+"""Smallest number of updates between two reports; with none, two reports have the same value."""
 
 _MIN_BATCH_POW, _MAX_BATCH_POW = 6, 9  # 64 to 512
 _MAX_ROLLOUT = 8192  # [steps of all environments]
 _NET_ARCHS = {"tiny": [64], "small": [64, 64], "medium": [256, 256]}
-# Extractors that take images of any size met here; others only where their size was tried.
+# Extractors that take images of 36 x 36 and more.
 _SMALL_IMAGE_EXTRACTORS = ("impala", "iurin", "nature")
 
 
@@ -27,13 +31,16 @@ def sample_beta_ppo_params(
 ) -> dict[str, Any]:
     """Sample one trial's hyperparameters, as arguments of `BetaPPO`; the signature is rl-zoo3's.
 
-    :param trial: of a study whose user attributes hold the YAML's `policy` and `policy_kwargs` as text, as rl-zoo3 writes
-        them, unless `additional_args` has them
-    :param n_actions: dimensions of the actions; 0 if they are not a Box, which takes no Beta
-    :param n_envs: environments that play at the same time
-    :param additional_args: `policy` (name or class), `policy_kwargs` (the YAML's), `max_rollout` [steps of all
-        environments], `extractors` (names that fit the images)
-    :raises ValueError: `max_rollout` is too small for a batch, or `policy_kwargs` are not plain data
+    Args:
+        trial: of a study whose user attributes hold the YAML's `policy` and `policy_kwargs` as text, as rl-zoo3 writes
+            them, unless `additional_args` has them.
+        n_actions: number of action dimensions; 0 if the actions are not a Box, for which there is no Beta.
+        n_envs: number of environments in the rollout.
+        additional_args: `policy` (name or class), `policy_kwargs` (the YAML's), `max_rollout` [steps of all
+            environments], `extractors` (names of those that take the images).
+
+    Raises:
+        UserError: `max_rollout` is too small for a batch, or `policy_kwargs` are not plain data.
     """
     attributes = {} if "policy" in additional_args else trial.study.user_attrs
     policy = str(additional_args.get("policy", attributes.get("policy", "MlpPolicy")))
@@ -100,12 +107,13 @@ def convert_beta_ppo_params(params: dict[str, Any]) -> dict[str, Any]:
 def n_steps_powers(n_envs: int, max_rollout: int) -> tuple[int, int]:
     """Return the bounds of log2(n_steps): rollouts of up to `max_rollout` [steps of all environments].
 
-    :raises ValueError: not even a batch of 64 fits
+    Raises:
+        UserError: not even a batch of 64 fits.
     """
     high = min(11, int(math.log2(max(1, max_rollout // n_envs))))
     smallest = _smallest_power(n_envs)
     if high < smallest:
-        raise ValueError(
+        raise UserError(
             f"a rollout may have {max_rollout} steps for {UPDATES_PER_REPORT} updates between two reports, but the smallest "
             f"of {n_envs} environments has {smallest_rollout(n_envs)}: raise -n, or lower --n-evaluations or n_envs"
         )
@@ -121,13 +129,27 @@ def _smallest_power(n_envs: int) -> int:
     return max(5, math.ceil(math.log2(2**_MIN_BATCH_POW / n_envs)))
 
 
+def fitting_extractors(space: Any) -> list[str]:
+    """Return the names of the extractors that take an environment's images, channels first; none where it has none."""
+    if not is_image_space(space):
+        return []
+    fitting = []
+    for name, extractor in IMAGE_EXTRACTORS.items():
+        try:
+            extractor(space)
+        except (ValueError, RuntimeError):
+            continue
+        fitting.append(name)
+    return fitting
+
+
 def _plain(policy_kwargs: Any) -> dict[str, Any]:
     """Return `policy_kwargs`, given as a dict or its text, as data that JSON can hold."""
     try:
         data = ast.literal_eval(policy_kwargs) if isinstance(policy_kwargs, str) else policy_kwargs
         plain: dict[str, Any] = json.loads(json.dumps(data or {}))
     except (ValueError, SyntaxError, TypeError) as error:
-        raise ValueError(
+        raise UserError(
             f"to tune beta_ppo, policy_kwargs must be plain data, classes by name (activation_fn: relu), got {policy_kwargs}"
         ) from error
     return plain

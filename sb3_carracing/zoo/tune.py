@@ -1,16 +1,14 @@
-"""`tune`: rl-zoo3's hyperparameter search on many machines, with raw scores, seeded trials and reasons for what it prunes."""
+"""rl-zoo3's hyperparameter search on many machines, with raw scores, seeded trials and reasons for what it prunes."""
 
 import argparse
 import copy
-import csv
 import functools
-import importlib
-import inspect
 import os
 import socket
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,43 +17,48 @@ import optuna
 import torch as th
 from optuna.trial import TrialState
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
-from rl_zoo3.utils import ALGOS, StoreDict, get_callback_list
+from rl_zoo3.utils import ALGOS, get_callback_list
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_carracing.errors import UserError
 from sb3_carracing.evaluation import VALIDATION_SEED, EpisodeResult, evaluate
-from sb3_carracing.pipelines import Pipeline, env_spec, pipeline_env, wrap_alike, wrapper_calls
-from sb3_carracing.ppo.beta_ppo import NonFiniteLossError
-from sb3_carracing.ppo.torch_layers import IMAGE_EXTRACTORS
-from sb3_carracing.runs import BEST_AGENT
+from sb3_carracing.pipelines import Pipeline, pipeline_env, wrap_alike, wrapper_calls
 from sb3_carracing.zoo import study as studies
-from sb3_carracing.zoo.best import as_yaml, entry_of, show_and_train
+from sb3_carracing.zoo.hyperparameters import evaluated
 from sb3_carracing.zoo.manager import CarRacingExperimentManager
-from sb3_carracing.zoo.register import ALGO_NAME, register
-from sb3_carracing.zoo.search_space import UPDATES_PER_REPORT, n_steps_powers, smallest_rollout
+from sb3_carracing.zoo.register import ALGO_NAME
+from sb3_carracing.zoo.reporter import Reporter, divergence, prune
+from sb3_carracing.zoo.search_space import UPDATES_PER_REPORT, fitting_extractors, n_steps_powers, smallest_rollout
+from sb3_carracing.zoo.storage import HEARTBEAT_INTERVAL, open_storage, quiet, shown
+from sb3_carracing.zoo.worker import Worker
 
 N_EVALUATIONS = 5
 
 
 class TuningManager(CarRacingExperimentManager):
-    """rl-zoo3's ExperimentManager for a search; arguments are rl-zoo3's, of which `args` may hold `heartbeat_interval`.
+    """rl-zoo3's ExperimentManager for a search; arguments are rl-zoo3's, and `args` may hold `heartbeat_interval`.
 
-    Where it differs: a trial's value is the mean raw score on the validation tracks, whatever shapes, scales or cuts the
-    training; trial and sampler are seeded with the study's seed plus the trial's number; only NaN and too long rollouts
-    prune a trial beside the pruner, with the reason in its user attribute `pruned`; other errors end the worker; a killed
-    worker's trial is repeated; no run folder is made.
+    It differs in these points:
 
-    :raises ValueError: unknown sampler or pruner, a folder or storage that cannot be opened, hyperparameters that make no
-        model, too few steps between two reports, numbers below 1; all before a study is joined
+    - A trial's value is the mean raw score on the validation tracks, whatever shapes, scales or cuts the training.
+    - Trial and sampler are seeded with the study's seed plus the trial's number.
+    - Besides the pruner, only NaN and rollouts that are too long prune a trial. Its user attribute `pruned` holds the
+      reason. Other errors end the worker.
+    - A killed worker's trial is repeated.
+    - No run folder is made.
+
+    Raises:
+        UserError: unknown sampler or pruner, a folder or storage that cannot be opened, hyperparameters that make no
+            model, too few steps between two reports, numbers below 1; all before a study is joined.
     """
 
-    refuses_short_intervals = True
+    refuses_what_has_no_effect = True
     study_name: str | None
     seed: int
     normalize_kwargs: dict[str, Any]
@@ -67,10 +70,10 @@ class TuningManager(CarRacingExperimentManager):
         for name in ("n_trials", "n_eval_episodes", "n_eval_envs", "max_total_trials", "n_evaluations"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+                raise UserError(f"{name} must be at least 1, got {value}")
         if self.algo not in HYPERPARAMS_SAMPLER:
-            raise ValueError(f"there is no search space for {self.algo!r}; valid: {', '.join(sorted(HYPERPARAMS_SAMPLER))}")
-        self.heartbeat_interval = getattr(self.args, "heartbeat_interval", studies.HEARTBEAT_INTERVAL)
+            raise UserError(f"there is no search space for {self.algo!r}; valid: {', '.join(sorted(HYPERPARAMS_SAMPLER))}")
+        self.heartbeat_interval = getattr(self.args, "heartbeat_interval", HEARTBEAT_INTERVAL)
         self.study_name = self.study_name or f"{self.algo}_{self.env_name}"
         # Hidden from upstream, which would only warn.
         self.tensorboard_log = None
@@ -100,13 +103,31 @@ class TuningManager(CarRacingExperimentManager):
         if self.algo == ALGO_NAME:
             n_steps_powers(self.n_envs, self._max_rollout)
         processed: dict[str, Any] = super()._preprocess_action_noise(hyperparams, saved_hyperparams, env)
+        self._check_searched(processed)
         self._build_model(env, copy.deepcopy(processed))
         return processed
 
+    def _check_searched(self, hyperparams: dict[str, Any]) -> None:
+        """Refuse -params that the search replaces; `train -optimize` only warns."""
+        given = set(self.custom_hyperparams or ())
+        with quiet(), _quiet_log():
+            trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
+            searched = set(self._sample(trial, hyperparams))
+        if self.algo == ALGO_NAME:
+            # What is not searched of ours stays.
+            searched.discard("policy_kwargs")
+            given |= set(evaluated("policy_kwargs", (self.custom_hyperparams or {}).get("policy_kwargs")) or ())
+            searched |= set(trial.params)
+        replaced = sorted(given & searched)
+        if replaced:
+            message = f"-params {', '.join(replaced)}: the search chooses this, and what is given would have no effect"
+            if self.refuses_what_has_no_effect:
+                raise UserError(message)
+            warnings.warn(message, stacklevel=2)
+
     def _build_model(self, env: VecEnv, hyperparams: dict[str, Any]) -> None:
-        """Build a model for nothing: a keyword that does not exist would else end the first trial, in a study begun."""
+        """Build a throw-away model so that invalid hyperparameters fail before the study is created."""
         algorithm = ALGOS[self.algo]
-        inspect.signature(algorithm).bind(env=env, **hyperparams)
         # These are for all environments, of which `env` is one, or cost memory.
         for name in ("n_steps", "batch_size", "buffer_size", "optimize_memory_usage"):
             hyperparams.pop(name, None)
@@ -123,7 +144,7 @@ class TuningManager(CarRacingExperimentManager):
     @property
     def _max_rollout(self) -> int:
         fitting = min(8192, self._interval // UPDATES_PER_REPORT)
-        return fitting if self.refuses_short_intervals else max(fitting, smallest_rollout(self.n_envs))
+        return fitting if self.refuses_what_has_no_effect else max(fitting, smallest_rollout(self.n_envs))
 
     @functools.cached_property
     def _make_evaluation_env(self) -> Callable[[], Any]:
@@ -136,9 +157,7 @@ class TuningManager(CarRacingExperimentManager):
             try:
                 return super()._create_sampler(sampler_method)
             except ImportError as error:
-                raise ValueError(
-                    "the sampler 'auto' needs optunahub, which is not installed: pip install optunahub"
-                ) from error
+                raise UserError("the sampler 'auto' needs optunahub, which is not installed: pip install optunahub") from error
         make = functools.partial(studies.make_sampler, sampler_method, self.n_startup_trials)
         make(0)
         return studies.TrialSeededSampler(make, self.seed)
@@ -150,7 +169,7 @@ class TuningManager(CarRacingExperimentManager):
 
     def hyperparameters_optimization(self) -> None:
         """Run trials until nothing is left to run, then show the best one as YAML."""
-        with studies.quiet():
+        with quiet():
             self._create_sampler(self.sampler)
             pruner = self._create_pruner(self.pruner)
             settings = self._settings()
@@ -158,10 +177,11 @@ class TuningManager(CarRacingExperimentManager):
                 if folder is not None:
                     check_writable(Path(folder))
             # Not before everything is checked: what is refused leaves no file behind.
-            self.trial_storage = studies.open_storage(self.storage, self.heartbeat_interval)
+            self.trial_storage = open_storage(self.storage, self.heartbeat_interval)
             study = self._join_study(pruner, settings)
             n_jobs = (os.cpu_count() or 1) if self.n_jobs == -1 else self.n_jobs
-            worker = studies.Worker(study, self.trial_storage, self.objective, self.n_trials, self.max_total_trials)
+            worker = Worker(study, self.trial_storage, self.objective, self.n_trials, self.max_total_trials)
+            self.work_begins()
             try:
                 worker.run(n_jobs)
             except KeyboardInterrupt:
@@ -178,7 +198,7 @@ class TuningManager(CarRacingExperimentManager):
             "n_eval_episodes": self.n_eval_episodes,
             "heartbeat_interval": self.heartbeat_interval,
             "eval_env_kwargs": self._eval_env_kwargs_args,
-            "entry": as_yaml(self._entry),
+            "entry": studies.as_yaml(self._entry),
         }
 
     def _join_study(self, pruner: optuna.pruners.BasePruner, settings: dict[str, Any]) -> optuna.Study:
@@ -200,7 +220,7 @@ class TuningManager(CarRacingExperimentManager):
                 "place of --max-total-trials and is not repeated; a database does that"
             )
         else:
-            kept = f"in {studies.shown(self.storage)}, a heartbeat every {self.heartbeat_interval} s"
+            kept = f"in {shown(self.storage)}, a heartbeat every {self.heartbeat_interval} s"
         print(f"Study {study.study_name!r}, seed {self.seed}, {len(study.trials)} trials so far, {kept}")
         print(f"Sampler: {self.sampler} - Pruner: {self.pruner}; {self.n_evaluations} reports, every {self._interval} steps")
         return study
@@ -217,7 +237,7 @@ class TuningManager(CarRacingExperimentManager):
         return manager._train(trial)
 
     def _train(self, trial: optuna.Trial) -> float:
-        hyperparams = self._sample(trial)
+        hyperparams = {**self._hyperparams, **self._sample(trial, self._hyperparams)}
         if self.normalize and "gamma" in hyperparams:
             # As training the trial from its YAML would.
             self.normalize_kwargs = self.normalize_kwargs | {"gamma": hyperparams["gamma"]}
@@ -234,26 +254,26 @@ class TuningManager(CarRacingExperimentManager):
             reason = divergence(model, error)
             if reason is None:
                 raise
-            raise _prune(trial, reason) from error
+            raise prune(trial, reason) from error
         except optuna.TrialPruned as pruned:
-            raise _prune(trial, str(pruned)) from pruned
+            raise prune(trial, str(pruned)) from pruned
         finally:
             env.close()
         trial.set_user_attr("steps", model.num_timesteps)
         return reporter.last_mean
 
-    def _sample(self, trial: optuna.Trial) -> dict[str, Any]:
-        """Return all arguments of the algorithm: the YAML's, replaced by what rl-zoo3's or our sampler chooses."""
+    def _sample(self, trial: optuna.Trial, hyperparams: dict[str, Any]) -> dict[str, Any]:
+        """Return what rl-zoo3's or our sampler chooses in place of the YAML's arguments of the algorithm."""
         further = {
-            "using_her_replay_buffer": self._hyperparams.get("replay_buffer_class") == HerReplayBuffer,
-            "her_kwargs": self._hyperparams.get("replay_buffer_kwargs", {}),
-            "policy": self._hyperparams["policy"],
-            "policy_kwargs": self._hyperparams.get("policy_kwargs"),
+            "using_her_replay_buffer": hyperparams.get("replay_buffer_class") == HerReplayBuffer,
+            "her_kwargs": hyperparams.get("replay_buffer_kwargs", {}),
+            "policy": hyperparams["policy"],
+            "policy_kwargs": hyperparams.get("policy_kwargs"),
             "max_rollout": self._max_rollout,
             "extractors": fitting_extractors(self._observation_space),
         }
         sampled: dict[str, Any] = HYPERPARAMS_SAMPLER[self.algo](trial, self.n_actions, self.n_envs, further)
-        return {**self._hyperparams, **sampled}
+        return sampled
 
     def _check_rollout(self, model: BaseAlgorithm) -> None:
         """Prune what would report twice without an update between; rl-zoo3's own samplers go up to 4096 steps."""
@@ -292,7 +312,7 @@ class TuningManager(CarRacingExperimentManager):
         print(f"Trials: {counts or 'none'}")
         if TrialState.COMPLETE in states:
             best = study.best_trial
-            print(f"Best trial: {best.number}, value {best.value:.6g}, as YAML:\n{entry_of(study, best)}", flush=True)
+            print(f"Best trial: {best.number}, value {best.value:.6g}, as YAML:\n{studies.entry_of(study, best)}", flush=True)
         file = Path(self.log_path) / f"report_{study.study_name.replace('/', '_')}.csv"
         file.parent.mkdir(parents=True, exist_ok=True)
         study.trials_dataframe().to_csv(file)
@@ -302,7 +322,7 @@ class TuningManager(CarRacingExperimentManager):
 class OptimizingManager(TuningManager):
     """`train -optimize`: `tune`, but where too few steps lie between two reports it warns and plays the smallest rollouts."""
 
-    refuses_short_intervals = False
+    refuses_what_has_no_effect = False
 
     def _preprocess_action_noise(
         self, hyperparams: dict[str, Any], saved_hyperparams: dict[str, Any], env: VecEnv
@@ -317,70 +337,15 @@ class OptimizingManager(TuningManager):
         return processed
 
 
-class Reporter(BaseCallback):
-    """Report a trial's mean raw score to its study: after the first update past each interval, and at the end.
-
-    :param trial: it reports to; ended by `TrialPruned` where its pruner says so or the score or weights are not finite
-    :param interval: steps between two reports
-    :param n_reports: how many in all
-    :param evaluate: plays the episodes
-    :param folder: for evaluations.csv and best_model.zip; None: they are not written
-    """
-
-    def __init__(
-        self,
-        trial: optuna.Trial,
-        interval: int,
-        n_reports: int,
-        evaluate: Callable[[BaseAlgorithm], list[EpisodeResult]],
-        folder: Path | None = None,
-    ) -> None:
-        super().__init__()
-        self.last_mean = -np.inf
-        self._trial = trial
-        self._interval = interval
-        self._n_reports = n_reports
-        self._evaluate = evaluate
-        self._folder = folder
-        self._reported: list[float] = []
-
-    def _on_step(self) -> bool:
-        return True
-
-    def _on_rollout_start(self) -> None:
-        # The update of the rollout before lies behind, unlike at the rollout's end.
-        done = len(self._reported)
-        if done < self._n_reports - 1 and self.num_timesteps >= (done + 1) * self._interval:
-            self._report()
-            if self._trial.should_prune():
-                raise optuna.TrialPruned(f"by the pruner at report {done + 1}, mean score {self.last_mean:.6g}")
-
-    def _on_training_end(self) -> None:
-        self._report()
-
-    def _report(self) -> None:
-        if has_lost_weights(self.model):
-            raise optuna.TrialPruned("NaN: the weights are not finite")
-        results = self._evaluate(self.model)
-        mean = float(np.mean([result.score for result in results]))
-        if not np.isfinite(mean):
-            raise optuna.TrialPruned(f"NaN: the mean score is {mean}")
-        self._trial.report(mean, len(self._reported) + 1)
-        if self._folder is not None:
-            self._write(self._folder, results, mean)
-        self._reported.append(mean)
-        self.last_mean = mean
-
-    def _write(self, folder: Path, results: list[EpisodeResult], mean: float) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        # A repeated trial has another number, but a study may be begun anew in the same folder.
-        with (folder / "evaluations.csv").open("a" if self._reported else "w", newline="") as file:
-            table = csv.writer(file)
-            if not self._reported:
-                table.writerow(["steps", "mean", *(f"score_{result.seed}" for result in results)])
-            table.writerow([self.num_timesteps, mean, *(result.score for result in results)])
-        if mean > max(self._reported, default=-np.inf):
-            self.model.save(folder / BEST_AGENT)
+@contextmanager
+def _quiet_log() -> Iterator[None]:
+    """Keep Optuna from logging a study that only serves to look."""
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(level)
 
 
 def check_writable(folder: Path) -> None:
@@ -390,150 +355,37 @@ def check_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ValueError(f"the folder {folder} cannot be written to: {error.strerror}") from error
+        raise UserError(f"the folder {folder} cannot be written to: {error.strerror}") from error
 
 
-def divergence(model: BaseAlgorithm | None, error: Exception) -> str | None:
-    """Return why an error means that a training has become NaN; None if it means something else."""
-    first_line = (str(error).splitlines() or [type(error).__name__])[0]
-    if isinstance(error, NonFiniteLossError):
-        return f"NaN: {first_line}"
-    if model is not None and has_lost_weights(model):
-        return f"NaN: the weights are not finite: {first_line}"
-    # torch's distributions refuse NaN, which may also come from the environment.
-    if isinstance(error, ValueError) and first_line.startswith("Expected parameter") and "nan" in str(error):
-        return f"NaN: {first_line}"
-    return None
+def search(args: argparse.Namespace, work_begins: Callable[[], None]) -> None:
+    """Run the search that the arguments of `tune` describe.
 
-
-def has_lost_weights(model: BaseAlgorithm) -> bool:
-    """Return whether a weight of the policy is NaN or infinite."""
-    policy = model.policy
-    return policy is not None and not all(bool(th.isfinite(weight).all()) for weight in policy.parameters())
-
-
-def _prune(trial: optuna.Trial, reason: str) -> optuna.TrialPruned:
-    """Write the reason to the trial and return what ends it."""
-    trial.set_user_attr("pruned", reason)
-    return optuna.TrialPruned(reason)
-
-
-def fitting_extractors(space: Any) -> list[str]:
-    """Return the names of the extractors that take an environment's images, channels first; none where it has none."""
-    if not is_image_space(space):
-        return []
-    fitting = []
-    for name, extractor in IMAGE_EXTRACTORS.items():
-        try:
-            extractor(space)
-        except (ValueError, RuntimeError):
-            continue
-        fitting.append(name)
-    return fitting
-
-
-def main(argv: list[str]) -> None:
-    """Search hyperparameters, or show and train the best found.
-
-    :raises ValueError: for what cannot be searched, opened or found, before any training
+    Args:
+        args: of `tune`.
+        work_begins: called when everything is checked, before the first trial.
     """
-    register()
-    args = _parser().parse_args(argv)
-    for module in args.gym_packages:
-        importlib.import_module(module)
-    env_spec(args.env)
-    for name in ("heartbeat_interval", "n_startup_trials"):
-        if getattr(args, name) < (name == "heartbeat_interval"):
-            raise ValueError(f"{name} must not be {getattr(args, name)}")
-    if args.n_timesteps < 1 and args.n_timesteps != -1:
-        raise ValueError(f"-n must be at least 1, or -1 for the YAML's n_timesteps, got {args.n_timesteps}")
-    if args.n_jobs < 1 and args.n_jobs != -1:
-        raise ValueError(f"n_jobs must be at least 1, or -1 for one a core, got {args.n_jobs}")
-    if args.best:
-        args.study_name = args.study_name or f"{args.algo}_{args.env}"
-        show_and_train(args)
-        return
-    if args.train_arguments or args.print_only:
-        raise ValueError("--print-only and arguments of train after -- go with --best")
     args.study_seed = args.seed if args.seed >= 0 else None
     seed = args.seed if args.seed >= 0 else int(np.random.default_rng().integers(2**31))
     if args.num_threads > 0:
         th.set_num_threads(args.num_threads)
+    options = ["storage", "study_name", "n_trials", "max_total_trials", "n_jobs", "sampler", "pruner", "n_startup_trials"]
+    options += ["optimization_log_path", "n_evaluations", "n_timesteps", "hyperparams", "env_kwargs", "eval_env_kwargs"]
+    options += ["verbose", "n_eval_envs", "device"]
     manager = TuningManager(
         args,
         args.algo,
         args.env,
         args.log_folder,
-        n_timesteps=args.n_timesteps,
+        **{name: getattr(args, name) for name in options},
         n_eval_episodes=args.eval_episodes,
-        hyperparams=args.hyperparams,
-        env_kwargs=args.env_kwargs,
-        eval_env_kwargs=args.eval_env_kwargs,
         optimize_hyperparameters=True,
-        storage=args.storage,
-        study_name=args.study_name,
-        n_trials=args.n_trials,
-        max_total_trials=args.max_total_trials,
-        n_jobs=args.n_jobs,
-        sampler=args.sampler,
-        pruner=args.pruner,
-        optimization_log_path=args.optimization_log_path,
-        n_startup_trials=args.n_startup_trials,
-        n_evaluations=args.n_evaluations,
         seed=seed,
-        verbose=args.verbose,
         vec_env_type=args.vec_env,
-        n_eval_envs=args.n_eval_envs,
-        device=args.device,
         config=args.conf_file,
         show_progress=args.progress,
     )
+    manager.work_begins = work_begins
     optuna.logging.set_verbosity(optuna.logging.INFO if args.verbose else optuna.logging.WARNING)
     manager.setup_experiment()
     manager.hyperparameters_optimization()
-
-
-def _parser() -> argparse.ArgumentParser:
-    """Return rl-zoo3's options of a search, with what is ours behind."""
-    parser = argparse.ArgumentParser(prog="python -m sb3_carracing tune", description=str(main.__doc__).splitlines()[0])
-    add = parser.add_argument
-    add("--algo", default=ALGO_NAME, choices=sorted(HYPERPARAMS_SAMPLER), help="default: %(default)s")
-    add("--env", default="CarRacingFast-v3", help="environment id (default: %(default)s)")
-    add("-n", "--n-timesteps", type=int, default=-1, help="steps of a trial (default: the YAML's n_timesteps)")
-    add("--n-trials", type=int, default=500, help="trials that this worker begins (default: %(default)s)")
-    add("--max-total-trials", type=int, help="complete and pruned trials of all workers; --n-trials does not count then")
-    add("--n-jobs", type=int, default=1, help="trials at a time in threads; several workers are faster (default: %(default)s)")
-    add("--sampler", default="tpe", choices=studies.SAMPLERS, help="default: %(default)s")
-    add("--pruner", default="median", choices=studies.PRUNERS, help="default: %(default)s")
-    add("--n-startup-trials", type=int, default=10, help="random trials before the sampler (default: %(default)s)")
-    add("--n-evaluations", type=int, default=N_EVALUATIONS, help="reports a trial (default: %(default)s)")
-    add("--eval-episodes", type=int, default=5, help="episodes a report (default: %(default)s)")
-    add("--n-eval-envs", type=int, default=1, help="processes that evaluate (default: %(default)s)")
-    add("--storage", help="database URL (postgresql://user@host/name, sqlite:///file.db) or journal file (*.log)")
-    add("--study-name", help="default: <algo>_<env>; workers with one storage and study name share its trials")
-    add("--optimization-log-path", help="folder for evaluations.csv and best_model.zip of each trial")
-    add("--seed", type=int, default=-1, help="seed of the study (default: the study's, else a random one)")
-    add("-conf", "--conf-file", help="hyperparameters, YAML or Python (default: the package's)")
-    add("-params", "--hyperparams", nargs="+", action=StoreDict, help="overwrite hyperparameters that are not searched")
-    add("--env-kwargs", nargs="+", action=StoreDict, help="of the environment, key:value")
-    add("--eval-env-kwargs", nargs="+", action=StoreDict, help="of the evaluation's environment (default: --env-kwargs)")
-    add("--vec-env", default="dummy", choices=["dummy", "subproc"], help="default: %(default)s")
-    add("--device", default="auto", help="default: %(default)s")
-    add("--num-threads", type=int, default=-1, help="threads of PyTorch")
-    add("-f", "--log-folder", default="logs", help="default: %(default)s")
-    add("--verbose", type=int, default=1, help="0: only warnings, 2: each trial's log")
-    add("--gym-packages", nargs="+", default=[], help="modules to import that register environments")
-    add("-P", "--progress", action="store_true", help="a bar for each trial")
-    add("-optimize", "--optimize-hyperparameters", action="store_true", help="implied; rl-zoo3's command may be pasted")
-    add("--no-optim-plots", action="store_true", help="implied: no plots are shown")
-    ours = parser.add_argument_group("not in rl-zoo3")
-    ours.add_argument(
-        "--heartbeat-interval",
-        type=int,
-        default=studies.HEARTBEAT_INTERVAL,
-        help="seconds between two signs of life of a trial in a database (default: %(default)s)",
-    )
-    ours.add_argument("--best", action="store_true", help="print the study's best trial as YAML and train it")
-    ours.add_argument("--print-only", action="store_true", help="with --best: only print")
-    ours.add_argument("train_arguments", nargs="*", help="with --best, after --: further arguments of train")
-    return parser

@@ -133,7 +133,7 @@ def test_the_best_agent_is_the_validations(tmp_path: Path) -> None:
         (["train", "--env", "CarRacingFast-v3", "-params", f"env_wrapper:'{WRAPPERS}.Nope'"], "has no attribute 'Nope'"),
         (
             ["train", "--env", "CarRacingFast-v3", "--vec-env", "subproc", "--env-kwargs", "frame_skp:3"],
-            "cannot be set up: TypeError: CarRacing.__init__() got an unexpected keyword argument 'frame_skp'",
+            "unexpected keyword argument 'frame_skp'",
         ),
         (["train", "--env", "Pendulum-v1", "-params", "n_stepps:64"], "unexpected keyword argument 'n_stepps'"),
         (["evaluate", "logs/none"], "logs"),
@@ -185,10 +185,51 @@ def test_a_missing_library_is_named(tmp_path: Path, command: str, library: str) 
 
 
 def test_help_lists_every_command(tmp_path: Path) -> None:
-    from sb3_carracing.__main__ import OWN_COMMANDS, ZOO_COMMANDS
+    from sb3_carracing.cli.table import COMMANDS
 
     usage = run_command("--help", cwd=tmp_path).stdout
-    assert all(command in usage for command in [*OWN_COMMANDS, *ZOO_COMMANDS])
+    assert all(f"  {command.name} " in usage and command.help in usage for command in COMMANDS.values())
+
+
+def test_importing_the_command_line_loads_no_torch() -> None:
+    program = "import sys; from sb3_carracing.cli import main; main([sys.argv[1]]); assert 'torch' not in sys.modules"
+    for option in ("--help", "--version"):
+        subprocess.run([sys.executable, "-c", program, option], check=True, capture_output=True)
+
+
+def test_errors_are_sorted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bad input and files that cannot be used are one line; everything else is not caught."""
+    from sb3_carracing import cli
+    from sb3_carracing.errors import UserError
+
+    errors: list[Exception] = []
+
+    class Raising:
+        def load(self) -> Any:
+            def run(_: list[str]) -> None:
+                raise errors[-1]
+
+            return run
+
+    monkeypatch.setitem(cli.COMMANDS, "train", Raising())  # type: ignore[arg-type]
+    for error, line in (
+        (UserError("n must\n be 3"), "sb3_carracing: n must be 3\n"),
+        (FileNotFoundError(2, "No such file", "a"), "sb3_carracing: [Errno 2] No such file: 'a'\n"),
+        (OSError(28, "No space left on device"), "sb3_carracing: [Errno 28] No space left on device\n"),
+    ):
+        errors.append(error)
+        with pytest.raises(SystemExit) as exit_info:
+            cli.main(["train"])
+        assert exit_info.value.code == 2
+        assert capsys.readouterr().err == line
+        monkeypatch.setenv("SB3_CARRACING_TRACEBACK", "1")
+        with pytest.raises(type(error)):
+            cli.main(["train"])
+        monkeypatch.delenv("SB3_CARRACING_TRACEBACK")
+    for error in (ValueError("x"), AssertionError(), TypeError("x"), ConnectionResetError(104, "gone"), OSError("x")):
+        errors.append(error)
+        with pytest.raises(type(error)):
+            cli.main(["train"])
 
 
 @pytest.mark.slow

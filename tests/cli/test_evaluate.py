@@ -16,10 +16,7 @@ from sb3_carracing.__main__ import main
 from sb3_carracing.agents import RandomPolicy
 from sb3_carracing.cli import evaluate as evaluate_command
 from sb3_carracing.cli.agent_options import add_agent_arguments, open_agent
-from sb3_carracing.evaluation import (
-    TEST_SEED,
-    evaluate,
-)
+from sb3_carracing.evaluation import TEST_SEED, evaluate
 from sb3_carracing.pipelines import Pipeline, WrapperCall, pipeline_env
 from sb3_carracing.runs import read_run
 

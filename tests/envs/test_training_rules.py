@@ -1,15 +1,31 @@
-"""The lap's rules: what counts as left out, and where a lap ends for training."""
+"""The training rules: laps, standstills, and how a rule of one's own is added."""
 
 import math
+from collections.abc import Iterator
 from types import SimpleNamespace
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from drivers import CentreLineDriver, OutwardDriver, cheap_render
 from gymnasium.envs.box2d import car_racing as stock
+from stable_baselines3.common.env_util import make_vec_env
 
+from sb3_carracing import BetaPPO
+from sb3_carracing.envs import rule_engine
 from sb3_carracing.envs.car_racing import CarRacing
-from sb3_carracing.envs.training_rules import Lap, Standstill
+from sb3_carracing.envs.training_rules import (
+    Frame,
+    Lap,
+    Standstill,
+    Standstills,
+    TrainingRule,
+    at_least_0,
+    evaluation_kwargs,
+    option,
+    training_rule,
+)
+from sb3_carracing.errors import UserError
 
 N_TILES = 200
 
@@ -160,14 +176,20 @@ def test_a_crash_terminates_all_the_same() -> None:
 GAS = np.array([0.0, 0.3, 0.0], np.float32)
 
 
+def coming_standstill(env: CarRacing) -> Standstill | None:
+    """Return the standstill of the running episode, if there is one still to come."""
+    return next((rule.coming for rule in env.rules.active if isinstance(rule, Standstills)), None)
+
+
 def test_a_standstill_passes_inside_one_step_and_pays_nothing() -> None:
     n_struck = 0
     for seed in range(6):
         env, plain = CarRacing(frame_skip=4, standstill_rate=1.0), CarRacing(frame_skip=4)
         env.reset(seed=seed)
         plain.reset(seed=seed)
-        assert env._standstill is not None
-        env._standstill.begins = 100
+        standstill = coming_standstill(env)
+        assert standstill is not None
+        standstill.begins = 100
         drive, before = CentreLineDriver(plain), {"frames": 0, "score": 0.0}
         for _ in range(60):
             action = drive()
@@ -193,8 +215,9 @@ def test_after_a_standstill_leaving_the_road_ends_nothing() -> None:
     for rate in (0.0, 1.0):
         env = CarRacing(frame_skip=4, standstill_rate=rate, off_road_frames=5)
         env.reset(seed=3)
-        if env._standstill is not None:
-            env._standstill.begins = 0
+        standstill = coming_standstill(env)
+        if standstill is not None:
+            standstill.begins = 0
         over = False
         while not over:
             _, _, terminated, truncated, info = env.step(GAS)
@@ -212,7 +235,7 @@ def test_standstills_strike_their_share_of_the_episodes_and_change_no_first_trac
     n_struck = 0
     for seed in range(60):
         struck.reset(seed=seed)
-        n_struck += struck._standstill is not None
+        n_struck += coming_standstill(struck) is not None
     assert 2 <= n_struck <= 28  # four standard deviations of a binomial
 
 
@@ -228,9 +251,9 @@ def test_standstills_vary() -> None:
 
 
 def test_rules_keep_pythons_numbers_whatever_they_are_given() -> None:
-    rules = CarRacing(grass_penalty=np.float32(0.5), off_road_frames=np.int64(5)).rules
-    assert type(rules.grass_penalty) is float, "float32 would make rewards float32"
-    assert type(rules.off_road_frames) is int
+    options = CarRacing(grass_penalty=np.float32(0.5), off_road_frames=np.int64(5)).rules.options
+    assert type(options["grass_penalty"]) is float, "float32 would make rewards float32"
+    assert type(options["off_road_frames"]) is int
 
 
 def test_standstills_need_continuous_actions() -> None:
@@ -238,63 +261,101 @@ def test_standstills_need_continuous_actions() -> None:
         CarRacing(standstill_rate=0.5, continuous=False)
 
 
-def _tracks(env: CarRacing, n_episodes: int, *, finish: bool = False) -> list[object]:
-    """Return the tracks of episodes of one step each after the first, which is seeded; `finish` claims finished laps."""
+def _tracks_and_standstills(env: CarRacing, n_episodes: int) -> tuple[list[object], list[int | None]]:
+    """Return the tracks of some episodes, the first of them seeded, and when their standstills begin."""
     tracks: list[object] = []
+    begins: list[int | None] = []
     for episode in range(n_episodes):
         env.reset(seed=3 if episode == 0 else None)
+        standstill = coming_standstill(env)
         tracks.append(env.track)
-        env._frames = 999
-        _, _, terminated, truncated, _ = env.step(GAS)
-        assert truncated
-        assert not terminated
-        if finish:
-            env._unfinished = False
-    return tracks
+        begins.append(None if standstill is None else standstill.begins)
+    return tracks, begins
 
 
-def test_an_unfinished_track_is_driven_again_and_the_order_of_tracks_stays() -> None:
-    plain = _tracks(CarRacing(), 8)
-    retried = _tracks(CarRacing(retry_rate=0.7), 16)
-    distinct = [track for index, track in enumerate(retried) if index == 0 or track != retried[index - 1]]
-    assert 2 <= len(distinct) < 10
-    assert distinct == plain[: len(distinct)]
-    assert _tracks(CarRacing(retry_rate=0.7), 16) == retried, "the choice follows the seed"
-    assert _tracks(CarRacing(retry_rate=1.0), 4) == [plain[0]] * 4
-
-
-def test_a_finished_track_is_not_driven_again_nor_one_before_a_seed() -> None:
-    plain = _tracks(CarRacing(), 6)
-    assert _tracks(CarRacing(retry_rate=1.0), 6, finish=True) == plain
-    env = CarRacing(retry_rate=1.0)
-    _tracks(env, 2)
-    env.reset(seed=3)
-    assert env.track == plain[0]
-
-
-def test_a_finished_lap_counts_as_finished() -> None:
-    env = CarRacing(retry_rate=1.0, truncate_lap=True)
-    env.reset(seed=1)
-    track, drive, over = env.track, CentreLineDriver(env), False
-    while not over:
-        _, _, terminated, truncated, info = env.step(drive())
-        over = terminated or truncated
-    assert info["lap_finished"]
-    env.reset()
-    assert env.track != track
-
-
-def test_a_track_that_is_driven_again_has_another_standstill() -> None:
-    env = CarRacing(standstill_rate=0.5, retry_rate=1.0)
-    tracks, begins = [], []
-    for episode in range(8):
-        env.reset(seed=3 if episode == 0 else None)
-        tracks.append(env.track)
-        begins.append(None if env._standstill is None else env._standstill.begins)
-        env._frames = 999
-        env.step(GAS)
-    assert tracks == [tracks[0]] * 8
+def test_standstills_follow_the_seed_and_change_no_track() -> None:
+    plain, _ = _tracks_and_standstills(CarRacing(), 8)
+    tracks, begins = _tracks_and_standstills(CarRacing(standstill_rate=0.5), 8)
+    assert tracks == plain
     assert None in begins
     assert len(set(begins)) >= 3
-    plain = _tracks(CarRacing(), 4)
-    assert _tracks(CarRacing(standstill_rate=1.0), 4) == plain, "standstills change no track"
+    assert _tracks_and_standstills(CarRacing(standstill_rate=0.5), 8) == (tracks, begins)
+
+
+def test_a_retired_rule_is_refused_by_name_and_ignored_by_evaluations() -> None:
+    with pytest.raises(UserError, match="retry_rate is no longer a training rule"):
+        CarRacing(retry_rate=0.0)
+    with pytest.warns(UserWarning, match="ignoring retry_rate, which is no longer a training rule"):
+        assert evaluation_kwargs({"retry_rate": 0.5, "frame_skip": 4}) == {"frame_skip": 4}
+
+
+def test_evaluations_keep_what_is_not_for_training_only() -> None:
+    kept = {"continuous": False, "frame_skip": 4, "grayscale": True, "renderer": "fast", "lap_complete_percent": 0.9}
+    training_only = CarRacing().rules.options | {"max_episode_steps": 5}
+    assert evaluation_kwargs(kept | training_only) == kept
+
+
+@pytest.fixture
+def forgotten_afterwards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Forget the rules that a test defines."""
+    monkeypatch.setattr(rule_engine, "_RULES", dict(rule_engine._RULES))
+    return
+
+
+@pytest.mark.usefixtures("forgotten_afterwards")
+def test_a_rule_of_ones_own_in_ten_lines() -> None:
+    @training_rule
+    class StraightOn(TrainingRule):
+        steering_cost: float = option(0.0, at_least_0, "Cost per frame at full lock.")
+        most_turns: int = option(10, at_least_0, "End after so many frames of steering.")
+
+        def begin(self, frame: Frame, random: np.random.Generator) -> None:
+            self.n_turns = 0
+
+        def change_reward(self, frame: Frame) -> float:
+            steering = abs(frame.car.wheels[0].steer)
+            self.n_turns += steering > 0.1
+            return -self.steering_cost * steering
+
+        def end(self, frame: Frame) -> None:
+            if self.n_turns > self.most_turns:
+                frame.stop("turned too often")
+
+    env, plain = (gym.make("CarRacingFast-v3", frame_skip=4, **kwargs) for kwargs in ({"steering_cost": 0.5}, {}))
+    assert "steering_cost" not in evaluation_kwargs({"steering_cost": 0.5})
+    with pytest.raises(UserError, match="steering_cost must be a finite number of at least 0, got -1"):
+        CarRacing(steering_cost=-1)
+    for _ in range(2):
+        env.reset(seed=1)
+        plain.reset(seed=1)
+        ends = []
+        for steering in (0.5, 0.0, -1.0, 1.0):
+            action = np.array([steering, 0.1, 0.0], np.float32)
+            _, reward, terminated, _, info = env.step(action)
+            _, plain_reward, *_ = plain.step(action)
+            ends.append(terminated)
+            if not terminated:
+                assert reward == pytest.approx(plain_reward - 4 * 0.5 * abs(steering))
+        assert ends == [False, False, False, True]
+        assert info["stopped_by"] == "turned too often"
+        assert info["frames"] == 15
+    venv = make_vec_env("CarRacingFast-v3", 2, env_kwargs={"frame_skip": 8, "steering_cost": 0.5})
+    model = BetaPPO("CnnPolicy", venv, n_steps=16, batch_size=16, n_epochs=1, seed=0, policy_kwargs={"net_arch": [8]})
+    model.learn(64)
+    assert len(model.ep_info_buffer) > 2
+    assert all(episode["l"] <= 8 for episode in model.ep_info_buffer)
+
+
+@pytest.mark.usefixtures("forgotten_afterwards")
+def test_an_option_has_one_rule() -> None:
+    for name in ("grass_penalty", "retry_rate"):
+        rule = type("Greedy", (TrainingRule,), {"__annotations__": {name: float}, name: option(0.0, at_least_0, "")})
+        with pytest.raises(ValueError, match=f"Greedy has options that are taken already: {name}"):
+            training_rule(rule)
+
+
+def test_every_option_is_documented_and_off_by_default() -> None:
+    env = CarRacing()
+    assert env.rules.active == []
+    for name in env.rules.options:
+        assert f"        {name}: Training only. " in (CarRacing.__doc__ or "")

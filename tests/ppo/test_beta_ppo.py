@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from devices import Uploads
+from devices import NoFloat64, Uploads
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from tasks import AnySpaces, ConstantTarget, Paid
 from torch import nn
 
 from sb3_carracing import BetaPPO
+from sb3_carracing.ppo import distributions
 from sb3_carracing.ppo.buffers import CompactRolloutBuffer
 from sb3_carracing.ppo.distributions import BetaDistribution
 
@@ -162,7 +163,7 @@ def reference_advantages(buffer: RolloutBuffer, last_value: float, last_done: bo
 
 
 def reference_policy(params: dict[str, th.Tensor], obs: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-    """Return alpha, beta and value of SB3's default network (two tanh layers of 64 each) and the softplus head."""
+    """Return alpha, beta and value of SB3's default network (two tanh layers of 64 each) and the default head."""
 
     def layer(name: str, x: th.Tensor) -> th.Tensor:
         return x @ params[f"{name}.weight"].T + params[f"{name}.bias"]
@@ -170,7 +171,7 @@ def reference_policy(params: dict[str, th.Tensor], obs: th.Tensor) -> tuple[th.T
     pi = th.tanh(layer("mlp_extractor.policy_net.2", th.tanh(layer("mlp_extractor.policy_net.0", obs))))
     vf = th.tanh(layer("mlp_extractor.value_net.2", th.tanh(layer("mlp_extractor.value_net.0", obs))))
     raw = layer("action_net", pi)
-    excess = th.log(1 + th.exp(raw))
+    excess = th.exp(raw)
     return 1 + excess[:, :2], 1 + excess[:, 2:], layer("value_net", vf).ravel()
 
 
@@ -303,7 +304,12 @@ class TestAgainstReference:
 
 
 IMAGE = spaces.Box(0, 255, (4, 96, 96), np.uint8)
-BLOG: dict[str, Any] = {"features_extractor_class": "blog", "activation_fn": "relu", "ortho_init": False}
+BLOG: dict[str, Any] = {
+    "features_extractor_class": "blog",
+    "activation_fn": "relu",
+    "ortho_init": False,
+    "parameterization": "softplus",
+}
 
 
 def with_images(**options: Any) -> BetaPPO:
@@ -486,6 +492,32 @@ class TestTraining:
                     model.train()
         assert len(logged) == 2
         assert {value.device.type for metrics in logged for values in metrics.values() for value in values} == {"meta"}
+
+    @pytest.mark.parametrize("parameterization", ["softplus", "exp", "mode"])
+    @pytest.mark.parametrize("device", ["cpu", "meta"])
+    @pytest.mark.filterwarnings("ignore:You are trying to run BetaPPO on the GPU")
+    def test_a_device_without_float64(self, monkeypatch: pytest.MonkeyPatch, device: str, parameterization: str) -> None:
+        """Another device plays Apple's MPS: torch's "meta", and the CPU for what needs numbers on the host."""
+        monkeypatch.setattr(distributions, "_exact_dtype", lambda device: th.float32)
+        model = small(policy_kwargs={"parameterization": parameterization}, n_steps=6, batch_size=3, device=device)
+        if device == "cpu":
+            with NoFloat64(device):
+                collect(model)
+                model.train()
+                model.predict(np.zeros(3, dtype=np.float32))
+            assert np.isfinite(model.logger.name_to_value["train/concentration_mean"])
+            return
+        monkeypatch.setattr(BetaPPO, "_log_update", lambda *_: None)
+        model.policy.optimizer = th.optim.Adam(model.policy.parameters(), eps=1e-5)
+        model.set_logger(Logger(folder=None, output_formats=[]))
+        for _ in range(6):
+            model.rollout_buffer.add(
+                np.zeros((1, 3), np.float32), np.full((1, 2), 0.3), np.ones(1), np.zeros(1), th.zeros(1), th.zeros(1)
+            )
+        with NoFloat64(device):
+            model.train()
+            with pytest.raises(TypeError, match="float64 tensor on meta"):
+                th.zeros(1, dtype=th.float64).to(device)
 
     @pytest.mark.parametrize("parameterization", ["softplus", "exp", "mode"])
     def test_finds_a_constant_action(self, parameterization: str) -> None:

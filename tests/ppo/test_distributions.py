@@ -40,7 +40,7 @@ def beta_on(space: spaces.Box, excess_alpha: Array, excess_beta: Array, max_conc
     dist = BetaDistribution(space, parameterization="exp", max_concentration=max_concentration)
     # exp(-30), the smallest that this parameterisation gives, is still 1e-13: zero needs softplus.
     if np.isinf(raw).any():
-        dist = BetaDistribution(space, max_concentration=max_concentration)
+        dist = BetaDistribution(space, "softplus", max_concentration=max_concentration)
         with np.errstate(divide="ignore"):
             excess = np.concatenate([excess_alpha, excess_beta], axis=1)
             raw = np.where(excess == 0.0, -np.inf, excess + np.log(-np.expm1(-excess)))
@@ -243,7 +243,7 @@ class TestUniform:
     def test_mode_of_a_nearly_flat_density_keeps_its_side(self) -> None:
         """`1 + softplus(-40) == 1` in float32: the mode must not come from alpha - 1."""
         params = th.tensor([[-40.0, -45.0], [-45.0, -40.0], [-40.0, -40.0]])
-        mode = BetaDistribution(UNIT_BOX).proba_distribution(params).mode().ravel()
+        mode = BetaDistribution(UNIT_BOX, "softplus").proba_distribution(params).mode().ravel()
         assert mode[0] > 0.99
         assert mode[1] < 0.01
         assert float(mode[2]) == pytest.approx(0.5)

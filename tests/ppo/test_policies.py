@@ -17,8 +17,10 @@ from tasks import AnySpaces
 from torch import nn
 
 from sb3_carracing import BetaPPO
+from sb3_carracing.errors import UserError
 from sb3_carracing.ppo.distributions import BetaDistribution
 from sb3_carracing.ppo.policies import (
+    BETA_OPTIONS,
     BetaActorCriticPolicy,
     CnnPolicy,
     GaussianCnnPolicy,
@@ -267,7 +269,10 @@ class TestOptions:
             ({"parameterization": "tanh"}, "parameterization must be one of 'exp', 'mode', 'softplus', got 'tanh'"),
             ({"deterministic_action": "best"}, "deterministic_action must be one of 'mean', 'mode', got 'best'"),
             ({"initial_mean": [0.0, 0.0]}, "initial_mean must hold 1 or 6 numbers"),
+            ({"initial_mean": "0.5"}, "initial_mean must be a number, or one per dimension, got '0.5'"),
+            ({"initial_mean": [None] * 6}, "initial_mean must be a number, or one per dimension, got"),
             ({"max_concentration": 1.0}, "max_concentration must be a finite number above 2"),
+            ({"max_concentration": "50"}, "max_concentration must be a finite number above 2.*got 50"),
             ({"activation_fn": "swish"}, "activation_fn must be one of 'elu'.*got 'swish'"),
             ({"features_extractor_class": "resnet"}, "features_extractor_class must be one of 'blog'.*got 'resnet'"),
             ({"features_extractor_class": "blog"}, r"BlogCNN takes images.*For vectors use MlpPolicy"),
@@ -277,10 +282,47 @@ class TestOptions:
         with pytest.raises(ValueError, match=words):
             policy_of(**options)
 
-    @pytest.mark.parametrize("options", [{"parameterization": "tanh"}, {"deterministic_action": "best"}], ids=str)
-    def test_bad_names_are_named_whatever_the_actions(self, options: dict[str, Any]) -> None:
-        with pytest.raises(ValueError, match="must be one of"):
-            policy_of(action_space=spaces.Discrete(3), **options)
+    @pytest.mark.parametrize("action_space", OTHER_ACTIONS, ids=str)
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"parameterization": "exp"},
+            {"parameterization": "tanh"},
+            {"deterministic_action": "mean"},
+            {"max_concentration": 50.0},
+            {"initial_mean": 0.0},
+            {"initial_mean": np.zeros(3)},
+        ],
+        ids=str,
+    )
+    def test_options_of_a_beta_are_refused_where_there_is_none(self, options: dict[str, Any], action_space: Any) -> None:
+        (name,) = options
+        with pytest.raises(UserError, match=rf"{name}=.* has no meaning with .*{type(action_space).__name__}"):
+            policy_of(action_space=action_space, **options)
+
+    def test_the_defaults_of_a_beta_pass_where_there_is_none(self) -> None:
+        """They are in every file that `policy.save` writes."""
+        policy_of(action_space=spaces.Discrete(3), **BETA_OPTIONS)
+
+    def test_every_option_of_the_distribution_reaches_it(self) -> None:
+        options = {
+            "parameterization": "mode",
+            "initial_mean": [0.3, 1.0, 1000.1, -4.2, 0.0, 30.0],
+            "deterministic_action": "mean",
+            "max_concentration": 77.0,
+        }
+        assert options.keys() <= BETA_OPTIONS.keys()
+        policy = policy_of(**options)
+        assert {name: getattr(policy.action_dist, name) for name in options} == options
+
+    @pytest.mark.parametrize("action_space", [MATRIX_ACTION, spaces.Discrete(3)], ids=str)
+    def test_an_unknown_option_is_named(self, action_space: Any) -> None:
+        with pytest.raises(TypeError, match="unexpected keyword argument 'learning_rate'"):
+            policy_of(action_space=action_space, learning_rate=1e-3)
+
+    def test_arguments_may_be_given_by_position(self) -> None:
+        policy = MlpPolicy(VECTOR, MATRIX_ACTION, schedule, [5], "relu", False)
+        assert (policy.net_arch, policy.activation_fn, policy.ortho_init) == ([5], nn.ReLU, False)
 
     def test_squashing_is_refused_with_sb3s_type(self) -> None:
         with pytest.raises(AssertionError, match=r"squash_output=True is only available .*Beta"):
@@ -295,23 +337,29 @@ class TestOptions:
     def test_gaussian_options_pass_where_there_is_no_beta(self) -> None:
         policy_of(action_space=spaces.Discrete(3), log_std_init=-1.0, full_std=False)
 
-    @pytest.mark.parametrize("action_space", [MATRIX_ACTION, spaces.Discrete(3)], ids=str)
-    def test_deterministic_action_may_be_changed_later(self, action_space: Any) -> None:
-        policy = policy_of(action_space=action_space, ortho_init=False)
+    def test_deterministic_action_may_be_changed_later(self) -> None:
+        policy = policy_of(ortho_init=False)
         obs = np.full((1, 3), 0.5, dtype=np.float32)
         played = {}
         for action in ("mean", "mode"):
             policy.deterministic_action = action
             assert policy.deterministic_action == action
             played[action] = policy.predict(obs, deterministic=True)[0]
-        if isinstance(action_space, spaces.Box):
-            dist = policy.get_distribution(th.as_tensor(obs))
-            assert isinstance(dist, BetaDistribution)
-            np.testing.assert_allclose(played["mean"][0].ravel(), dist.mean().detach()[0])
-            np.testing.assert_allclose(played["mode"][0].ravel(), dist.mode().detach()[0])
-            assert not np.allclose(played["mean"], played["mode"])
+        dist = policy.get_distribution(th.as_tensor(obs))
+        assert isinstance(dist, BetaDistribution)
+        np.testing.assert_allclose(played["mean"][0].ravel(), dist.mean().detach()[0])
+        np.testing.assert_allclose(played["mode"][0].ravel(), dist.mode().detach()[0])
+        assert not np.allclose(played["mean"], played["mode"])
         with pytest.raises(ValueError, match="deterministic_action must be one of 'mean', 'mode', got 'sampled'"):
             policy.deterministic_action = "sampled"
+        assert policy.deterministic_action == policy.action_dist.deterministic_action == "mode"
+
+    def test_other_actions_have_no_mean(self) -> None:
+        policy = policy_of(action_space=spaces.Discrete(3))
+        policy.deterministic_action = "mode"
+        assert policy.deterministic_action == "mode"
+        with pytest.raises(UserError, match=r"deterministic_action='mean' has no meaning with Discrete\(3\)"):
+            policy.deterministic_action = "mean"
 
     def test_the_blogs_network_keeps_its_own_weights_within_named_combined(self) -> None:
         """Its convolutions' biases start at 0.1; orthogonal initialisation would make them 0."""

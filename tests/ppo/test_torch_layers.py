@@ -6,12 +6,17 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.policies import MultiInputActorCriticPolicy
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
+from tasks import AnySpaces
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_carracing.ppo.policies import CnnPolicy
+from sb3_carracing import BetaPPO
+from sb3_carracing.errors import UserError
+from sb3_carracing.ppo.policies import CnnPolicy, GaussianCnnPolicy, MlpPolicy, MultiInputPolicy, NamedPartsPolicy
+from sb3_carracing.ppo.recurrent import RecurrentGaussianCnnPolicy
 from sb3_carracing.ppo.torch_layers import (
     EXTRACTORS,
     IMAGE_EXTRACTORS,
@@ -228,6 +233,78 @@ class TestNamedCombined:
     def test_unknown_name(self) -> None:
         with pytest.raises(ValueError, match=r"image_extractor must be one of 'blog'.*got 'combined'"):
             NamedCombinedExtractor(self.SPACE, image_extractor="combined")
+
+
+FLOATS_LAST = spaces.Box(0.0, 1.0, (96, 96, 3))
+ACTIONS = spaces.Box(-1.0, 1.0, (2,))
+
+
+class TestLayout:
+    """SB3 moves the channels of uint8 images alone; all other images with channels last are named."""
+
+    @pytest.mark.parametrize("extractor", OURS)
+    @pytest.mark.parametrize("shape", [(96, 96, 3), (96, 96, 1), (96, 100, 4), (100, 96, 12)])
+    def test_extractors(self, extractor: type[Any], shape: tuple[int, ...]) -> None:
+        with pytest.raises(UserError, match=r"channels first, .*got \({}, {}, {}\). SB3 moves .* uint8".format(*shape)):
+            extractor(spaces.Box(0.0, 1.0, shape), normalized_image=True)
+
+    @pytest.mark.parametrize("name", sorted(IMAGE_EXTRACTORS))
+    @pytest.mark.parametrize("policy", [CnnPolicy, GaussianCnnPolicy, RecurrentGaussianCnnPolicy])
+    def test_policies(self, policy: type[Any], name: str) -> None:
+        with pytest.raises(UserError, match=r"channels first, .*got \(96, 96, 3\)"):
+            policy(FLOATS_LAST, ACTIONS, lambda _: 0.0, features_extractor_class=name, normalize_images=False)
+
+    @pytest.mark.parametrize("name", [None, *sorted(IMAGE_EXTRACTORS)])
+    @pytest.mark.parametrize("policy", [MultiInputPolicy, NamedPartsPolicy])
+    def test_dicts(self, policy: type[Any], name: str | None) -> None:
+        space = spaces.Dict({"vector": ACTIONS, "camera": FLOATS_LAST})
+        options: dict[str, Any] = {"features_extractor_class": "combined"}
+        if name is not None:
+            options = {"features_extractor_class": "named_combined", "features_extractor_kwargs": {"image_extractor": name}}
+        with pytest.raises(UserError, match=r"channels first, .*got \(96, 96, 3\)"):
+            policy(space, ACTIONS, lambda _: 0.0, normalize_images=False, **options)
+
+    @pytest.mark.parametrize("name", sorted(IMAGE_EXTRACTORS))
+    def test_in_a_policy_of_sb3(self, name: str) -> None:
+        space = spaces.Dict({"vector": ACTIONS, "camera": FLOATS_LAST})
+        with pytest.raises(UserError, match=r"channels first, .*got \(96, 96, 3\)"):
+            MultiInputActorCriticPolicy(
+                space,
+                ACTIONS,
+                lambda _: 0.0,
+                features_extractor_class=NamedCombinedExtractor,
+                features_extractor_kwargs={"image_extractor": name, "normalized_image": True},
+            )
+
+    @pytest.mark.parametrize("policy", ["CnnPolicy", "MultiInputPolicy"])
+    @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+    def test_in_an_algorithm(self, policy: str, dtype: Any) -> None:
+        image = spaces.Box(0, 255 if dtype is np.uint8 else 1, (40, 44, 3), dtype)
+        env = AnySpaces(spaces.Dict({"a": image}) if policy == "MultiInputPolicy" else image, ACTIONS)
+        options = {"n_steps": 4, "batch_size": 4, "n_epochs": 1, "device": "cpu"}
+        if dtype is np.uint8:
+            BetaPPO(policy, env, **options).learn(4)
+        else:
+            with pytest.raises(UserError, match=r"channels first, .*got \(40, 44, 3\)"):
+                BetaPPO(policy, env, policy_kwargs={"normalize_images": False}, **options)
+
+    def test_what_is_no_image_may_have_any_shape(self) -> None:
+        for options in ({"normalize_images": False}, {}):
+            policy = MlpPolicy(spaces.Box(0.0, 1.0, (9, 8, 3)), ACTIONS, lambda _: 0.0, **options)
+            assert policy.predict(np.zeros((9, 8, 3), dtype=np.float32))[0].shape == (2,)
+        space = spaces.Dict({"map": spaces.Box(0.0, 1.0, (9, 8, 3))})
+        MultiInputPolicy(space, ACTIONS, lambda _: 0.0)
+
+    def test_an_extractor_of_ones_own_may_want_channels_last(self) -> None:
+        class Own(BaseFeaturesExtractor):
+            def __init__(self, observation_space: spaces.Box):
+                super().__init__(observation_space, features_dim=3)
+
+            def forward(self, observations: th.Tensor) -> th.Tensor:
+                return observations.mean(dim=(1, 2))
+
+        policy = CnnPolicy(FLOATS_LAST, ACTIONS, lambda _: 0.0, features_extractor_class=Own, normalize_images=False)
+        assert policy.predict(FLOATS_LAST.sample())[0].shape == (2,)
 
 
 @pytest.mark.parametrize("with_forward", [False, True])

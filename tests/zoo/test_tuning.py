@@ -16,14 +16,17 @@ from optuna.trial import TrialState
 from stable_baselines3 import PPO
 
 from sb3_carracing import BetaPPO
+from sb3_carracing.cli.tune import main as tune_command
 from sb3_carracing.evaluation import evaluate
 from sb3_carracing.pipelines import Pipeline, pipeline_env, wrapper_calls
 from sb3_carracing.zoo import commands
 from sb3_carracing.zoo import study as studies
-from sb3_carracing.zoo import tune as tuning
-from sb3_carracing.zoo.best import entry_of
 from sb3_carracing.zoo.register import register
-from sb3_carracing.zoo.search_space import convert_beta_ppo_params, n_steps_powers, sample_beta_ppo_params
+from sb3_carracing.zoo.reporter import divergence
+from sb3_carracing.zoo.search_space import convert_beta_ppo_params, fitting_extractors, n_steps_powers, sample_beta_ppo_params
+from sb3_carracing.zoo.storage import open_storage
+from sb3_carracing.zoo.study import entry_of
+from sb3_carracing.zoo.worker import Worker
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = ["--env", "Pendulum-v1", "-n", "512", "--n-evaluations", "1", "--eval-episodes", "1", "--verbose", "0", "--seed", "3"]
@@ -67,7 +70,7 @@ def poisoned_env() -> Iterator[type[Poisoned]]:
 
 def tune(*arguments: str) -> None:
     """Run the command in this process."""
-    tuning.main([*SMALL, *arguments])
+    tune_command([*SMALL, *arguments])
 
 
 def study(storage: str, name: str = "beta_ppo_Pendulum-v1") -> optuna.Study:
@@ -189,7 +192,7 @@ def test_a_trial_is_trained_as_it_was() -> None:
     storage = ["--storage", "journal.log", "--study-name", "mine"]
     tune("--n-trials", "1", *storage, "-conf", "own.yml", "-params", "n_envs:2")
     train = ["--env", "Pendulum-v1", "-n", "64", "--eval-freq", "-1", *storage, "--trial-id", "0"]
-    run_folder = commands.run("train", [*train, "-params", "n_epochs:1"])
+    run_folder = commands.train([*train, "-params", "n_epochs:1"])
     assert run_folder is not None
     config = dict(yaml.unsafe_load((run_folder / "Pendulum-v1/config.yml").read_text()))
     (trial,) = study("journal.log", "mine").trials
@@ -197,7 +200,7 @@ def test_a_trial_is_trained_as_it_was() -> None:
     assert config["n_envs"] == 2
     assert config["env_wrapper"] == scaled["env_wrapper"]
     with pytest.raises(ValueError, match="is of beta_ppo, not of ppo"):
-        commands.run("train", ["--algo", "ppo", *train])
+        commands.train(["--algo", "ppo", *train])
 
 
 def test_best_overwrites_no_file() -> None:
@@ -246,7 +249,7 @@ def test_rl_zoo3s_own_test_command_runs(capsys: pytest.CaptureFixture[str]) -> N
     command += ["n_envs:1", "--seed", "14", "--log-folder", "zt", "--n-trials", "2", "--n-jobs", "1", "--sampler", "tpe"]
     command += ["--pruner", "halving", "--n-evaluations", "2", "--n-startup-trials", "1", "--optimization-log-path", "./ztl/"]
     with pytest.warns(UserWarning, match="50 steps between two reports"):
-        commands.run("train", [*command, "-optimize", "--no-optim-plots"])
+        commands.train([*command, "-optimize", "--no-optim-plots"])
     assert "Best trial: " in capsys.readouterr().out
     assert len(list(Path("ztl").glob("trial_*/evaluations.csv"))) == 2
 
@@ -278,7 +281,7 @@ def test_the_best_trial_is_printed_before_its_table_fails(
 
 
 def test_a_waiting_worker_says_so_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    storage = studies.open_storage("sqlite:///s.db")
+    storage = open_storage("sqlite:///s.db")
     kept = optuna.create_study(storage=storage)
     other = kept.ask()
     pauses = []
@@ -288,8 +291,8 @@ def test_a_waiting_worker_says_so_once(monkeypatch: pytest.MonkeyPatch, capsys: 
         if len(pauses) == 3:
             kept.tell(other, 1.0)
 
-    monkeypatch.setattr("sb3_carracing.zoo.study.time.sleep", pause)
-    studies.Worker(kept, storage, lambda _: 0.0, n_trials=1).run()
+    monkeypatch.setattr("sb3_carracing.zoo.worker.time.sleep", pause)
+    Worker(kept, storage, lambda _: 0.0, n_trials=1).run()
     assert len(pauses) == 3
     assert capsys.readouterr().out.count("Waiting for trials that run elsewhere (0)") == 1
 
@@ -320,17 +323,17 @@ def test_a_sampled_policy_is_complete() -> None:
 
 
 def test_only_extractors_that_take_the_images_are_tried() -> None:
-    assert tuning.fitting_extractors(gym.spaces.Box(0, 255, (4, 96, 96), np.uint8)) == ["blog", "impala", "iurin", "nature"]
-    assert tuning.fitting_extractors(gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)) == ["impala", "iurin", "nature"]
-    assert tuning.fitting_extractors(gym.spaces.Box(-1, 1, (3,), np.float32)) == []
+    assert fitting_extractors(gym.spaces.Box(0, 255, (4, 96, 96), np.uint8)) == ["blog", "impala", "iurin", "nature"]
+    assert fitting_extractors(gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)) == ["impala", "iurin", "nature"]
+    assert fitting_extractors(gym.spaces.Box(-1, 1, (3,), np.float32)) == []
 
 
 def test_two_workers_do_not_exceed_the_budget() -> None:
     """Both ask for the last place: the later trial gives way."""
-    storage = studies.open_storage(None)
+    storage = open_storage(None)
     kept = optuna.create_study(storage=storage)
     ran = []
-    worker = studies.Worker(kept, storage, lambda trial: ran.append(trial.number) or 0.0, 0, max_total_trials=2)
+    worker = Worker(kept, storage, lambda trial: ran.append(trial.number) or 0.0, 0, max_total_trials=2)
     other = kept.ask()
     kept.optimize(lambda _: 0.0, n_trials=1)
     worker._run_trial()
@@ -343,10 +346,10 @@ def test_two_workers_do_not_exceed_the_budget() -> None:
 
 def test_divergence_is_told_from_other_errors() -> None:
     model = PPO("MlpPolicy", "Pendulum-v1", n_steps=64, device="cpu")
-    assert tuning.divergence(model, ValueError("the track is closed")) is None
-    assert tuning.divergence(model, RuntimeError("out of memory")) is None
+    assert divergence(model, ValueError("the track is closed")) is None
+    assert divergence(model, RuntimeError("out of memory")) is None
     next(model.policy.parameters()).data.fill_(float("nan"))
-    assert str(tuning.divergence(model, RuntimeError("probabilities"))).startswith("NaN")
+    assert str(divergence(model, RuntimeError("probabilities"))).startswith("NaN")
 
 
 def run(module: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -374,7 +377,7 @@ def run(module: str, *arguments: str, check: bool = True) -> subprocess.Complete
     ],
 )
 def test_bad_input_is_one_clear_sentence(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    from sb3_carracing.__main__ import main
+    from sb3_carracing.cli import main
 
     with pytest.raises(SystemExit) as exit_info:
         main(["tune", *SMALL, *arguments])

@@ -15,9 +15,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from sb3_carracing.__main__ import main
+from sb3_carracing.cli import main
 from sb3_carracing.files import data_dir
-from sb3_carracing.zoo import commands
+from sb3_carracing.zoo.played_agents import AskedAgent, options_for
 
 REPOSITORY = Path(__file__).parents[2]
 CAR = "CarRacingFast-v3"
@@ -237,14 +237,15 @@ def test_nothing_is_downloaded_into_the_package(
 
     def options(*arguments: str) -> list[str]:
         command, *further = arguments
-        return commands._options_for_agents(command, commands._asked_agents(command, further))
+        return options_for(command, AskedAgent.of(command, further))
 
     packaged = str(data_dir("rl-trained-agents"))
-    assert options("enjoy", "--algo", "beta_ppo", "--env", CAR) == ["--folder", packaged]
-    assert options("record_video", "--algo", "beta_ppo", "--env", CAR) == ["--folder", packaged, "--output-folder", "videos"]
-    assert options("record_video", "--algo", "beta_ppo", "--env", CAR, "--output-folder=films") == ["--folder", packaged]
+    run = ["--exp-id", "1"]
+    there = ["--folder", packaged]
+    assert options("enjoy", "--algo", "beta_ppo", "--env", CAR) == [*there, *run]
+    assert options("record_video", "--algo", "beta_ppo", "--env", CAR) == [*there, "--output-folder", "videos", *run]
+    assert options("record_video", "--algo", "beta_ppo", "--env", CAR, "--output-folder=films") == [*there, *run]
     assert options("enjoy", "--algo", "ppo", "--env", CAR) == []
-    assert options("benchmark", "--no-hub") == ["--log-dir", packaged]
     assert "no run 7 of CarRacingFast-v3" in refused(capsys, "enjoy", "--env", CAR, "--exp-id", "7")
     assert "No model found" in refused(capsys, "enjoy", "--env", CAR, "--load-best")
     assert "pass --no-hub to play the packaged agents" in refused(capsys, "benchmark")
@@ -285,7 +286,10 @@ def test_an_unreachable_hub_is_told_in_a_sentence(tmp_path: Path) -> None:
         (["train", "--env", "SB3CarRacingGame-v0"], "beta_ppo.yml has no entry 'atari' for SB3CarRacingGame-v0"),
         (["train", "--env", "Pendulum-v1", "-conf", "none.yml"], "No such file or directory: 'none.yml'"),
         (["train", "--env", "Pendulum-v1", "-f", "bad.yml"], "Not a directory: 'bad.yml/beta_ppo"),
-        (["train", "--env", "Pendulum-v1", "-params", "policy_kwargs:'dict(net'"], "cannot be set up: "),
+        (
+            ["train", "--env", "Pendulum-v1", "-params", "policy_kwargs:'dict(net'"],
+            "rl-zoo3 evaluates as Python",
+        ),
     ],
 )
 def test_input_that_cannot_be_read_is_told_in_a_sentence(

@@ -8,7 +8,7 @@ import Box2D
 import numpy as np
 from Box2D import _Box2D
 
-from sb3_carracing.envs.fast.renderer import CarView, Picture, Renderer
+from sb3_carracing.envs.fast.renderer import CarView, Observation, Renderer
 
 # Box2D's own getters: several times as fast as its Python properties.
 _x, _y = Box2D.b2Vec2.x.fget, Box2D.b2Vec2.y.fget
@@ -49,7 +49,7 @@ class Camera:
         """Note that the car has touched a tile for the first time: gymnasium then evens out its colour."""
         self._renderer.touch(self._polygon_of_tile[tile_index])
 
-    def take(self, car: Any, time: float, score: float) -> Picture:
+    def take(self, car: Any, time: float, score: float) -> Observation:
         """Return a new picture of a gymnasium `Car`, `time` [s] after reset, with `score` on the dashboard."""
         if car is not self._car:
             self._car, self._parts = car, _parts_of(car)

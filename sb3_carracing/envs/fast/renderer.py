@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from sb3_carracing.envs.fast.dashboard import GRAY, Dashboard, darkened
 from sb3_carracing.envs.fast.texture import FIELD, Level, Texture
 
-Picture = NDArray[np.uint8]
+Observation = NDArray[np.uint8]
 """(96, 96, 3) in colour or (96, 96) in grey."""
 Color = Sequence[float] | NDArray[np.float64]
 """(3,) RGB, 0 to 255."""
@@ -132,7 +132,7 @@ class Renderer:
         """Give polygon `index` the road's colour, as gymnasium does once the car has touched a tile."""
         self._texture.repaint(index, self._road_color)
 
-    def draw(self, view: CarView) -> Picture:
+    def draw(self, view: CarView) -> Observation:
         """Return a new picture."""
         picture = np.zeros((SIZE, SIZE) if self.grayscale else (SIZE, SIZE, 3), np.uint8)
         road = picture[:ROAD_ROWS] if self.grayscale else self._road
@@ -151,7 +151,7 @@ class Renderer:
         levels = np.rint(rgb @ GRAY[:, None]) if self.grayscale else np.pad(rgb, ((0, 0), (0, 1)))
         return cast(list[Level], levels.tolist())
 
-    def _draw_road(self, picture: Picture, view: CarView, zoom: float) -> None:
+    def _draw_road(self, picture: Observation, view: CarView, zoom: float) -> None:
         if zoom == FINAL_ZOOM:
             _warp(self._texture.texels, picture, view, zoom, finer=1)
             return
@@ -161,7 +161,7 @@ class Renderer:
         _warp(texels, points, view, zoom, finer=2)
         cv2.resize(points, (SIZE, ROAD_ROWS), picture, interpolation=cv2.INTER_AREA)
 
-    def _halved(self, times: int) -> Picture:
+    def _halved(self, times: int) -> Observation:
         """Return the texture halved so many times, made when the episode first asks for it."""
         while len(self._halvings) <= times:
             side = len(self._halvings[-1]) // 2
@@ -169,7 +169,7 @@ class Renderer:
             self._halvings.append(np.asarray(smaller, np.uint8))
         return self._halvings[times]
 
-    def _draw_car(self, part: Picture, view: CarView, zoom: float) -> None:
+    def _draw_car(self, part: Observation, view: CarView, zoom: float) -> None:
         """Draw wheels and hull over `part` of a picture."""
         phases = [phase % math.tau for phase in view.wheel_phases]
         if zoom != FINAL_ZOOM:
@@ -211,7 +211,7 @@ def _lens(side: int, zoom: float, finer: int) -> Lens:
     return Lens(per_unit, scale * right, scale * down, scale * left, scale * top)
 
 
-def _warp(texture: Picture, picture: Picture, view: CarView, zoom: float, finer: int) -> None:
+def _warp(texture: Observation, picture: Observation, view: CarView, zoom: float, finer: int) -> None:
     """Fill `picture`, whose pixels are `finer` times as fine as the final ones, with what the camera sees."""
     per_unit, right, down, left, top = _lens(len(texture), zoom, finer)
     cos, sin = math.cos(view.angle), math.sin(view.angle)
@@ -241,7 +241,7 @@ def _stripe(phase: float) -> list[complex] | None:
 
 
 def _fill_wheels(
-    cells: Picture, wheels: Iterable[tuple[int, float, float]], zoom: float, colors: Sequence[Sequence[float]]
+    cells: Observation, wheels: Iterable[tuple[int, float, float]], zoom: float, colors: Sequence[Sequence[float]]
 ) -> None:
     """Draw wheels, each given by its place, angle and phase, and their stripes in two `colors`."""
     outlines, fillings = [], []
@@ -261,13 +261,13 @@ def _hull_in_cells(zoom: float) -> list[NDArray[np.int32]]:
     return [_in_cells(np.asarray(outline, np.complex128), zoom) for outline in HULL]
 
 
-def _fill_hull(cells: Picture, zoom: float, color: Sequence[float]) -> None:
+def _fill_hull(cells: Observation, zoom: float, color: Sequence[float]) -> None:
     for outline in _hull_in_cells(zoom):
         cv2.fillConvexPoly(cells, outline, color)
 
 
 @lru_cache(maxsize=1)
-def _final_hull() -> Picture:
+def _final_hull() -> Observation:
     """Return the cells (96, 60) at the final zoom: 3 under the hull, else 0."""
     labels = np.zeros(CELLS[::-1], np.uint8)
     _fill_hull(labels, FINAL_ZOOM, (3,))

@@ -1,1 +1,0 @@
-"""BetaPPO against its peers on CarRacing."""

@@ -1,0 +1,72 @@
+"""What a result was made with: versions, machine, commit, command and date, described in one way everywhere."""
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("sb3-carracing", "stable-baselines3", "sb3-contrib", "gymnasium", "torch", "numpy", "box2d", "pygame-ce")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the installed `PACKAGES`."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> str:
+    """Return the processor's name and the number of cores that this process may use."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {len(os.sched_getaffinity(0))} cores"
+
+
+def command() -> str:
+    """Return the command line of this process, with `python` for whichever interpreter runs it."""
+    return shlex.join(["python", *sys.orig_argv[1:]])
+
+
+def commit() -> str:
+    """Return the short hash of the checkout, with a + where tracked files differ from it; empty outside of git."""
+    try:
+        result = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--exclude=*"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return result.stdout.strip()
+
+
+def described() -> dict[str, str]:
+    """Return all of it as one flat row: date, command, commit, machine, platform and a column per version."""
+    where = {"machine": machine(), "platform": platform.platform()}
+    return {"date": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": command(), "commit": commit(), **where, **versions()}
+
+
+def write_json(file: Path, args: argparse.Namespace, figures: dict[str, Any]) -> None:
+    """Write a benchmark's figures beside its arguments, the machine, the command and the versions."""
+    record = {
+        "arguments": {name: value for name, value in vars(args).items() if not isinstance(value, Path)},
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": command(),
+        "commit": commit(),
+        "machine": machine(),
+        "versions": versions(),
+        **figures,
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(record, indent=1) + "\n")

@@ -1,0 +1,1 @@
+"""Trainings and evaluations that answer one question each; their tables are in `benchmarks/results`."""

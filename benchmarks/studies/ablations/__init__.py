@@ -1,0 +1,1 @@
+"""Mistakes of published implementations, reproduced for study, and runs that show what each mistake and each choice costs."""

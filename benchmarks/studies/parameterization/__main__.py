@@ -1,0 +1,125 @@
+"""Train Beta policies and a Gaussian with equal values, in-process, and evaluate mean and mode of the last agents.
+
+    python -m benchmarks.studies.parameterization --task pendulum --arms exp gaussian --seeds 11 12 13
+    python -m benchmarks.studies.parameterization --report
+
+A run that runs.csv lists is not made again. An agent plays 100 episodes, reset with seeds from 5,000,000, which nothing else
+uses; the score is the raw return.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from numpy.typing import NDArray
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from benchmarks import options, tables
+from benchmarks.provenance import described
+from benchmarks.studies.parameterization.arms import ARMS, TASKS, Arm, Task
+from benchmarks.studies.parameterization.variants import policy_with
+from sb3_carracing import BetaPPO
+from sb3_carracing.envs.wrappers import ScaleReward
+from sb3_carracing.ppo.distributions import BetaDistribution
+from sb3_carracing.ppo.policies import MlpPolicy
+
+RESULTS = tables.RESULTS / "parameterization"
+FIRST_EVALUATION_SEED, EPISODES = 5_000_000, 100
+
+
+def train(task: Task, arm: Arm, seed: int) -> PPO | BetaPPO:
+    """Train an agent of one arm; its environment may be a VecNormalize."""
+    venv: VecEnv = make_vec_env(
+        task.env_id, task.n_envs, seed, wrapper_class=ScaleReward, wrapper_kwargs={"scale": task.reward_scale}
+    )
+    values: dict[str, Any] = {**task.values, **arm.values}
+    rate = values.get("learning_rate", 3e-4)
+    if isinstance(rate, str):
+        values["learning_rate"] = LinearSchedule(float(rate.removeprefix("lin_")), 0.0, 1.0)
+    if task.normalize:
+        venv = VecNormalize(venv, gamma=values["gamma"])
+    if arm.distribution is None:
+        return PPO("MlpPolicy", venv, seed=seed, device="cpu", **values).learn(task.steps)
+    values["policy_kwargs"] = {**values.get("policy_kwargs", {}), **arm.options}
+    policy = MlpPolicy if arm.distribution is BetaDistribution else policy_with(arm.distribution)
+    return BetaPPO(policy, venv, seed=seed, device="cpu", **values).learn(task.steps)
+
+
+def scores(model: PPO | BetaPPO, env_id: str) -> NDArray[np.float64]:
+    """Return the raw returns of `EPISODES` whole episodes with deterministic actions, played side by side."""
+    normalization = model.get_vec_normalize_env()
+    envs = [gym.make(env_id) for _ in range(EPISODES)]
+    obs = np.stack([env.reset(seed=FIRST_EVALUATION_SEED + k)[0] for k, env in enumerate(envs)])
+    returns, live = np.zeros(EPISODES), np.arange(EPISODES)
+    while len(live):
+        seen = obs[live] if normalization is None else np.asarray(normalization.normalize_obs(obs[live]))
+        actions, _ = model.predict(seen, deterministic=True)
+        over = []
+        for k, action in zip(live, actions, strict=True):
+            obs[k], reward, terminated, truncated, _ = envs[k].step(action)
+            returns[k] += float(reward)
+            over.append(terminated or truncated)
+        live = live[~np.array(over)]
+    return returns
+
+
+def make_run(task_name: str, arm_name: str, seed: int, out: Any) -> None:
+    """Train, evaluate and store a run unless it is finished already."""
+    config = f"{task_name}_{arm_name}"
+    run = f"{config}-{seed}"
+    if run in set(tables.finished(out)["run"]):
+        return
+    task, arm = TASKS[task_name], ARMS[arm_name]
+    start = time.perf_counter()
+    model = train(task, arm, seed)
+    seconds = time.perf_counter() - start
+    episodes: list[dict[str, Any]] = []
+    means: dict[str, float] = {}
+    for actions in ("mean",) if arm.distribution is None else ("mode", "mean"):
+        if arm.distribution is not None:
+            model.policy.deterministic_action = actions  # type: ignore[assignment]
+        returns = scores(model, task.env_id)
+        means[actions] = float(returns.mean())
+        first = FIRST_EVALUATION_SEED
+        episodes += [{"actions": actions, "track": first + k, "score": round(x, 3)} for k, x in enumerate(returns.tolist())]
+    row = {
+        **{"config": config, "seed": seed, "agent": "last", "steps": model.num_timesteps, "seconds": round(seconds, 1)},
+        **{"score": means.get("mode", means["mean"]), "device": "cpu", "threads": th.get_num_threads()},
+        **{"evaluated_in": task.env_id, **described()},
+    }
+    entry = {"what": f"{task.env_id}, {task.what}: {arm.what}", "hyperparams": {**task.values, **arm.values, **arm.options}}
+    tables.write_configs(out, {config: entry})
+    tables.add(out, {tables.RUNS: [row], tables.EPISODES: episodes}, run)
+    print(run, {name: round(mean, 1) for name, mean in means.items()}, f"{seconds:.0f} s", flush=True)
+
+
+def report(out: Any) -> str:
+    """Return the median, the quartiles and the worst of the seeds' mean returns, by configuration and actions."""
+    runs, episodes = tables.read(out, tables.RUNS), tables.read(out, tables.EPISODES)
+    means = episodes.groupby(["run", "actions"])["score"].mean().reset_index().merge(runs[["run", "config"]], on="run")
+    table = means.groupby(["config", "actions"])["score"].describe(percentiles=[0.25, 0.5, 0.75])
+    return str(table[["count", "50%", "25%", "75%", "min", "max"]].round(1).to_string())
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Make the runs that are missing and print the table of what is stored."""
+    parser = options.parser(__doc__, out=RESULTS, out_help="folder of the study's tables", seeds=range(11, 21))
+    parser.add_argument("--task", choices=TASKS, default="pendulum", help="default: %(default)s")
+    parser.add_argument("--arms", choices=ARMS, nargs="+", default=["gaussian", "exp"], help="default: %(default)s")
+    parser.add_argument("--report", action="store_true", help="print the table of what is stored and stop")
+    args = parser.parse_args(argv)
+    th.set_num_threads(1)
+    for seed in [] if args.report else args.seeds:
+        for arm in args.arms:
+            make_run(args.task, arm, seed, args.out)
+    print(report(args.out))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""BetaPPO beside stock PPO on CarRacing."""

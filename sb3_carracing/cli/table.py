@@ -1,0 +1,84 @@
+"""The table of commands, from which the help and the messages derive."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sb3_carracing.errors import UserError
+
+EVERYDAY = "everyday commands"
+OF_RL_ZOO3 = "rl-zoo3's other commands, with its arguments"
+FURTHER = "further commands"
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Args:
+        name: what the user types.
+        help: one line.
+        target: "module:function" below `sb3_carracing`. It takes the command's arguments as a list.
+        group: heading in the help.
+    """
+
+    name: str
+    help: str
+    target: str
+    group: str
+
+    def load(self) -> Callable[[list[str]], Any]:
+        """Import the function, and with it the libraries that it needs.
+
+        Raises:
+            UserError: a library is not installed.
+        """
+        module, _, function = self.target.partition(":")
+        try:
+            loaded: Callable[[list[str]], Any] = getattr(importlib.import_module(f"sb3_carracing.{module}"), function)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] == "sb3_carracing":
+                raise
+            raise UserError(
+                f"{self.name} needs {error.name}, which is not installed: pip install 'sb3-carracing[zoo]'"
+            ) from error
+        return loaded
+
+
+COMMANDS = {
+    command.name: command
+    for command in (
+        Command("train", "train an agent: logs/<algo>/<env>_N", "zoo.commands:train", EVERYDAY),
+        Command("enjoy", "watch a trained agent", "zoo.commands:enjoy", EVERYDAY),
+        Command("evaluate", "score an agent on CarRacing-v3's test tracks", "cli.evaluate:main", EVERYDAY),
+        Command("record", "film laps with the running score on them", "cli.record:main", EVERYDAY),
+        Command("plot", "draw losses, entropy, KL and scores of runs", "cli.plot:main", EVERYDAY),
+        Command("tune", "search hyperparameters on one machine or many", "cli.tune:main", EVERYDAY),
+        Command("record_video", "film a trained agent", "zoo.commands:record_video", OF_RL_ZOO3),
+        Command("record_training", "film a run's agents one after the other", "zoo.commands:record_training", OF_RL_ZOO3),
+        Command("benchmark", "play the agents of a folder and write a table", "cli.benchmark:main", OF_RL_ZOO3),
+        Command("plot_train", "plot the returns of training episodes", "zoo.plots:plot_train", OF_RL_ZOO3),
+        Command("all_plots", "compare the evaluations of several runs", "zoo.plots:all_plots", OF_RL_ZOO3),
+        Command("plot_from_file", "plot what all_plots has saved", "zoo.plots:plot_from_file", OF_RL_ZOO3),
+        Command("load_from_hub", "download an agent from the Hugging Face hub", "zoo.commands:load_from_hub", OF_RL_ZOO3),
+        Command("push_to_hub", "upload an agent to the Hugging Face hub", "zoo.commands:push_to_hub", OF_RL_ZOO3),
+        Command("preview", "show what an agent sees", "cli.preview:main", FURTHER),
+        Command("train_and_report", "train, then evaluate, plot and record the run", "cli.train_and_report:main", FURTHER),
+    )
+}
+"""Every command by its name, in the order of the help."""
+
+
+def usage() -> str:
+    """Return what `--help` prints."""
+    width = max(map(len, COMMANDS)) + 2
+    lines = ["usage: python -m sb3_carracing [--version] <command> [arguments]", ""]
+    for group in dict.fromkeys(command.group for command in COMMANDS.values()):
+        commands = [command for command in COMMANDS.values() if command.group == group]
+        lines += [f"{group}:", *(f"  {command.name:{width}}{command.help}" for command in commands), ""]
+    lines += [
+        "`python -m sb3_carracing <command> --help` lists a command's arguments. --algo is beta_ppo where none is given.",
+        "Bad input exits with status 2 and a one-line error; SB3_CARRACING_TRACEBACK=1 shows where it was raised.",
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,35 @@
+"""`train_and_report`: train, then evaluate, plot and film that run."""
+
+import argparse
+
+from sb3_carracing.checks import whole_number
+
+
+def main(argv: list[str]) -> None:
+    """Train, then evaluate, plot and film that run: what `make train` does.
+
+    Args:
+        argv: `[--tracks N] -- <arguments of train>`.
+    """
+    parser = argparse.ArgumentParser(prog="python -m sb3_carracing train_and_report", description=__doc__)
+    parser.add_argument("--tracks", type=int, default=10, help="number of tracks to evaluate on (default: %(default)s)")
+    parser.add_argument("train_arguments", nargs="*", help="after --: arguments of train")
+    args = parser.parse_args(argv)
+    whole_number("--tracks", args.tracks, 1)
+    from sb3_carracing.cli.table import COMMANDS
+
+    run_folder = COMMANDS["train"].load()(args.train_arguments)
+    if run_folder is None:
+        print("There is no finished run: evaluate, plot and record are left out")
+        return
+    from sb3_carracing.pipelines import env_spec, is_car_racing
+    from sb3_carracing.runs import read_run
+
+    COMMANDS["plot"].load()([str(run_folder)])
+    env_id = read_run(run_folder).pipeline.env_id
+    if is_car_racing(env_spec(env_id)):
+        COMMANDS["evaluate"].load()([str(run_folder), "-n", str(args.tracks)])
+        COMMANDS["record"].load()([str(run_folder), "-n", "1"])
+    else:
+        print(f"{env_id} is no CarRacing: evaluate and record are left out; enjoy plays it")
+    print(f"Everything is in {run_folder}")

@@ -1,0 +1,246 @@
+"""The machinery of training rules: how a rule is declared, what it sees of a frame and when it acts."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar, dataclass_transform
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sb3_carracing.errors import UserError
+
+RETIRED = {"retry_rate": "repeating unfinished tracks did not improve the agents"}
+"""Options of former versions, and why they are gone. Old runs may still name them."""
+
+Drive = Callable[[float, float, float], bool]
+"""Plays one frame with a steering, gas and brake that earns the agent nothing. Returns whether the episode goes on."""
+
+
+class Frame:
+    """The frame just played: what gymnasium made of it, and what the rules make of that.
+
+    Attributes:
+        car: The car, a gymnasium `Car`.
+        road: The tiles of the road in driving order.
+        number: Frames since reset, this one included.
+        reward: Its reward.
+        terminated: Whether it terminated the episode.
+        truncated: Whether it truncated the episode.
+        info: Its `info`.
+        over_in_gymnasium: Whether gymnasium itself terminated the episode here.
+        excused: Reasons to stop that no longer hold in this episode.
+
+    Args:
+        draw: Returns the frame as an RGB observation.
+    """
+
+    car: Any
+    road: Sequence[Any]
+    number: int
+    reward: float
+    terminated: bool
+    truncated: bool
+    info: dict[str, Any]
+    over_in_gymnasium: bool
+    excused: set[str]
+
+    def __init__(self, draw: Callable[[], NDArray[np.uint8]]) -> None:
+        self.observation = draw
+        self._off_road: bool | None = None
+
+    def start(self, car: Any, road: Sequence[Any]) -> None:
+        """Begin an episode."""
+        self.car, self.road, self.number, self.excused = car, road, 0, set()
+        self.terminated = self.truncated = False
+
+    def record(self, reward: float, terminated: bool, truncated: bool, info: dict[str, Any]) -> None:
+        """Take note of what gymnasium has returned for the next frame."""
+        self.reward, self.terminated, self.truncated, self.info = reward, terminated, truncated, info
+        self.over_in_gymnasium = terminated
+        self._off_road = None
+
+    @property
+    def over(self) -> bool:
+        """Whether the episode has ended."""
+        return self.terminated or self.truncated
+
+    @property
+    def off_road(self) -> bool:
+        """Whether no wheel touches the road."""
+        if self._off_road is None:
+            self._off_road = off_road(self.car)
+        return self._off_road
+
+    def stop(self, reason: str) -> None:
+        """Terminate the episode with `info["stopped_by"]`, unless gymnasium has done so or the reason is excused."""
+        if not self.over_in_gymnasium and reason not in self.excused:
+            self.terminated = True
+            self.info["stopped_by"] = reason
+
+
+def off_road(car: Any) -> bool:
+    """Return whether no wheel of a gymnasium `Car` touches a tile of the road."""
+    return not any(wheel.tiles for wheel in car.wheels)
+
+
+def option(default: Any, check: Callable[[str, Any], Any], meaning: str) -> Any:
+    """Declare an option of a rule.
+
+    Args:
+        default: Its value where nobody gives another.
+        check: Called with the option's name and value. Returns the value to use or raises `UserError`.
+        meaning: What it means, for the documentation.
+    """
+    return field(default=default, metadata={"check": check, "meaning": meaning})
+
+
+@dataclass
+class TrainingRule:
+    """Base of all rules. A rule overrides the methods it needs.
+
+    The fields are the rule's options. The rule is on where the first one is truthy.
+    """
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the rule does anything."""
+        return bool(getattr(self, fields(self)[0].name))
+
+    @property
+    def needs_observations(self) -> bool:
+        """Whether the rule looks at the observation of every frame."""
+        return False
+
+    @property
+    def idle_frames(self) -> int:
+        """Frames without action after reset. They count in `frames` and `score`, and no rule sees them."""
+        return 0
+
+    def check(self, *, continuous: bool) -> None:
+        """Raise `UserError` where the rule cannot work with such actions."""
+
+    def begin(self, frame: Frame, random: np.random.Generator) -> None:
+        """Reset the rule's own state for a new episode."""
+
+    def change_reward(self, frame: Frame) -> float:
+        """Return what to add to the frame's reward."""
+        return 0.0
+
+    def end(self, frame: Frame) -> None:
+        """End the episode by `frame.stop`, or by setting `frame.terminated` and `frame.truncated`."""
+
+    def after_step(self, frame: Frame, drive: Drive) -> None:
+        """Drive before the agent's next decision."""
+
+
+RuleClass = TypeVar("RuleClass", bound=type[TrainingRule])
+_RULES: dict[str, type[TrainingRule]] = {}
+
+
+@dataclass_transform(field_specifiers=(option,))
+def training_rule(cls: RuleClass) -> RuleClass:
+    """Register a rule. Its options become keyword arguments of every `CarRacing` made from now on.
+
+    Raises:
+        ValueError: Another rule has an option of the same name, or had one in a former version.
+    """
+    rule: Any = dataclass(cls)
+    others = {one for name, other in _RULES.items() if name != cls.__name__ for one in _options(other)}
+    taken = (others | RETIRED.keys()) & _options(rule).keys()
+    if taken:
+        raise ValueError(f"{cls.__name__} has options that are taken already: {', '.join(sorted(taken))}")
+    _RULES[cls.__name__] = rule
+    return rule  # type: ignore[no-any-return]
+
+
+def _options(*rules: type[TrainingRule]) -> dict[str, Any]:
+    """Return the declarations of the rules' options by name."""
+    return {one.name: one for rule in rules for one in fields(rule)}
+
+
+class TrainingRules:
+    """The training rules of one environment.
+
+    Attributes:
+        options: Value of every option, given or not.
+        active: The rules that are on, in the order in which they act.
+        idle_frames: Frames without action after reset.
+        needs_observations: Whether some rule looks at the observation of every frame.
+        act_on_frames: Whether `after_frame` does anything.
+
+    Args:
+        given: Values of options by name.
+        continuous: Whether the environment's actions are continuous.
+
+    Raises:
+        UserError: An option has an invalid value, does not fit the actions, or is retired.
+        TypeError: There is no option of this name.
+    """
+
+    def __init__(self, given: Mapping[str, Any], *, continuous: bool) -> None:
+        self.options = _checked(given)
+        rules = [rule(**{name: self.options[name] for name in _options(rule)}) for rule in _RULES.values()]
+        self.active = [rule for rule in rules if rule.is_on]
+        for rule in self.active:
+            rule.check(continuous=continuous)
+        self.idle_frames = sum(rule.idle_frames for rule in self.active)
+        self.needs_observations = any(rule.needs_observations for rule in self.active)
+        self._reward_changes = [rule.change_reward for rule in self.active if _overrides(rule, "change_reward")]
+        self._ends = [rule.end for rule in self.active if _overrides(rule, "end")]
+        self._drivers = [rule.after_step for rule in self.active if _overrides(rule, "after_step")]
+        self.act_on_frames = bool(self._reward_changes or self._ends)
+        self._random = np.random.default_rng()
+
+    def begin(self, frame: Frame, seed: int | None) -> None:
+        """Begin an episode. The rules draw from a generator of their own, so that they change no track."""
+        if seed is not None:
+            self._random = np.random.default_rng(seed)
+        for rule in self.active:
+            rule.begin(frame, self._random)
+
+    def after_frame(self, frame: Frame) -> None:
+        """Let the rules change the frame's reward and end the episode."""
+        for change in self._reward_changes:
+            frame.reward += change(frame)
+        for end in self._ends:
+            end(frame)
+
+    def after_step(self, frame: Frame, drive: Drive) -> None:
+        """Let the rules drive before the agent's next decision."""
+        for drive_on in self._drivers:
+            if not frame.over:
+                drive_on(frame, drive)
+
+
+def _overrides(rule: TrainingRule, method: str) -> bool:
+    return getattr(type(rule), method) is not getattr(TrainingRule, method)
+
+
+def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the value of every option, checked."""
+    known = _options(*_RULES.values())
+    for name in given:
+        if name in RETIRED:
+            raise UserError(f"{name} is no longer a training rule of CarRacing: {RETIRED[name]}. Remove it from env_kwargs")
+        if name not in known:
+            message = f"CarRacing.__init__() got an unexpected keyword argument {name!r}"
+            raise TypeError(f"{message}; its training rules have {', '.join(known)}")
+    return {name: one.metadata["check"](name, given.get(name, one.default)) for name, one in known.items()}
+
+
+def evaluation_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keyword arguments that an evaluation of CarRacing keeps, which are all but those for training only.
+
+    Dropped are the options of the training rules and `max_episode_steps`. A warning names retired options.
+    """
+    for name in sorted(RETIRED.keys() & kwargs.keys()):
+        warnings.warn(f"ignoring {name}, which is no longer a training rule: {RETIRED[name]}", stacklevel=2)
+    training_only = _options(*_RULES.values()).keys() | RETIRED.keys() | {"max_episode_steps"}
+    return {name: value for name, value in kwargs.items() if name not in training_only}
+
+
+def describe_options(indent: str) -> str:
+    """Return an entry of a docstring's `Args:` for each option."""
+    known = _options(*_RULES.values()).values()
+    return "\n".join(f"{indent}{one.name}: Training only. {one.metadata['meaning']}" for one in known)

@@ -1,0 +1,140 @@
+"""`benchmark`: rl-zoo3's table of trained agents, which states what was played and how long it was trained."""
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from rl_zoo3.utils import get_hf_trained_models
+from stable_baselines3.common.monitor import LoadMonitorResultsError, load_results
+
+from sb3_carracing.errors import UserError
+from sb3_carracing.files import data_dir, next_free
+from sb3_carracing.runs import TRAINED_AGENTS, read_run
+from sb3_carracing.zoo.played_agents import AskedAgent, run_number
+from sb3_carracing.zoo.scripts import hub_errors
+
+_ONE_ENV_ONLY = ("dqn", "qrdqn", "ddpg", "sac", "td3", "tqc")
+_COLUMNS = ("algo", "env_id", "mean_reward", "std_reward", "n_timesteps", "eval_timesteps", "eval_episodes")
+
+
+def benchmark(args: argparse.Namespace, command: list[str]) -> None:
+    """Play the last agent of each algorithm and environment in a folder and write the table benchmark.md.
+
+    Args:
+        args: of `benchmark`.
+        command: its arguments as typed, for the table.
+
+    Raises:
+        UserError: there is no such folder, or the hub does not answer.
+    """
+    folder = Path(args.log_dir or TRAINED_AGENTS)
+    if args.log_dir is None and not folder.is_dir():
+        if not args.no_hub:
+            raise UserError(
+                f"benchmark downloads the hub's agents into --log-dir, and there is no {folder} here: name a folder, or pass "
+                "--no-hub to play the packaged agents"
+            )
+        folder = data_dir(TRAINED_AGENTS)
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}")
+    agents = sorted(set(_agents_in(folder)) | (set() if args.no_hub else _agents_on_the_hub()))
+    agents = [(algo, env_id) for algo, env_id in agents if args.with_mujoco or "Fetch" not in env_id]
+    rows = []
+    for number, (algo, env_id) in enumerate(agents[:1] if args.test_mode else agents, start=1):
+        if args.verbose:
+            print(f"{number}/{len(agents)}\nEvaluating {algo} on {env_id}...", flush=True)
+        row = _evaluate(args, folder, algo, env_id)
+        if row is not None:
+            rows.append(row)
+    table = args.benchmark_dir / "benchmark.md"
+    table.parent.mkdir(parents=True, exist_ok=True)
+    text = _text(folder, command, rows)
+    table.write_text(text)
+    print(f"Results written to: {table}")
+    if not args.test_mode:
+        _write_and_keep(Path("benchmark.md"), text)
+
+
+def _agents_in(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield algorithm and environment id of every run with a last agent."""
+    for run_folder in sorted(path for path in folder.glob("*/*/") if any(path.glob("*/args.yml"))):
+        run = read_run(run_folder)
+        if (run_folder / run.last_agent).is_file():
+            yield run.algo, run.pipeline.env_id
+
+
+def _agents_on_the_hub() -> set[tuple[str, str]]:
+    with hub_errors("benchmark", "; --no-hub plays only the agents of --log-dir"):
+        return set(get_hf_trained_models().values())
+
+
+def _evaluate(args: argparse.Namespace, folder: Path, algo: str, env_id: str) -> dict[str, str] | None:
+    """Play an agent with `enjoy` in a process of its own and return its row of the table, None if that failed."""
+    n_envs, n_timesteps = args.n_envs, args.n_timesteps
+    if algo in _ONE_ENV_ONLY:
+        n_envs, n_timesteps = 1, n_timesteps * args.n_envs
+    asked = AskedAgent.of("benchmark", ["--algo", algo, "--env", env_id])
+    log = args.benchmark_dir / f"{algo}-{asked.env}"
+    options = ["-n", n_timesteps, "--n-envs", n_envs, "-f", folder, "--algo", algo, "--env", env_id, "--no-render"]
+    options += ["--num-threads", args.num_threads, "--seed", args.seed, "--verbose", 0, "--reward-log", log]
+    command = [sys.executable, "-m", "sb3_carracing", "enjoy", *map(str, options)]
+    for earlier in log.glob("*.monitor.csv"):
+        earlier.unlink()
+    if subprocess.run(command, check=False).returncode != 0:
+        print("Error during evaluation, skipping...")
+        return None
+    try:
+        episodes = load_results(str(log))
+    except LoadMonitorResultsError:
+        episodes = None
+    if episodes is None or episodes.empty:
+        print("Not enough timesteps")
+        return None
+    number = run_number(folder, asked, asked.pattern())
+    agent = folder / algo / f"{asked.env}_{number}" / f"{asked.env}.zip"
+    mean, std, steps = episodes["r"].mean(), episodes["r"].std(ddof=0), int(episodes["l"].sum())
+    if args.verbose:
+        print(f"{steps} timesteps\n{len(episodes)} Episodes\nMean reward: {mean:.2f} +- {std:.2f}\n")
+    values = (algo, env_id, f"{mean:.3f}", f"{std:.3f}", _trained_steps(agent), str(steps), str(len(episodes)))
+    return dict(zip(_COLUMNS, values, strict=True))
+
+
+def _trained_steps(agent: Path) -> str:
+    """Return how many steps an agent was trained for, as its file says."""
+    with zipfile.ZipFile(agent) as archive:
+        return str(json.loads(archive.read("data")).get("num_timesteps", "unknown"))
+
+
+def _text(folder: Path, command: list[str], rows: list[dict[str, str]]) -> str:
+    """Return the Markdown file."""
+    words = shlex.join(["python", "-m", "sb3_carracing", "benchmark", *command])
+    lines = [
+        "## Performance of trained agents",
+        "",
+        f"The last agents in `{folder}`, played with `{words}` on {time.strftime('%Y-%m-%d')}.",
+        "",
+        "`n_timesteps`: steps of the agent's training. `eval_timesteps`, `eval_episodes`: what was played here. The reward is",
+        "that of the environment named, with the agent's deterministic actions (sampled ones on Atari). One run of each",
+        "algorithm and environment: this is no comparison of algorithms.",
+        "",
+        f"|{'|'.join(_COLUMNS)}|",
+        f"|{'|'.join('---' if column in ('algo', 'env_id') else '--:' for column in _COLUMNS)}|",
+        *(f"|{'|'.join(row.values())}|" for row in rows),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _write_and_keep(file: Path, text: str) -> None:
+    """Write a file; what was there before keeps another name."""
+    if file.exists():
+        kept = next_free(file)
+        file.rename(kept)
+        print(f"The {file} that was here is now {kept}")
+    file.write_text(text)
+    print(f"Results copied to: {file}")

@@ -1,0 +1,299 @@
+"""Check what rl-zoo3 reads from a YAML file or `-params`, before a folder, an environment or a model is made."""
+
+import importlib.util
+import inspect
+import math
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import rl_zoo3.exp_manager
+import torch as th
+import yaml
+from gymnasium.envs.registration import load_env_creator
+from rl_zoo3.utils import ALGOS
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_carracing.errors import UserError
+from sb3_carracing.pipelines import import_by_path
+from sb3_carracing.ppo.hyperparameters import CHECKS, Check
+from sb3_carracing.ppo.policies import BETA_OPTIONS, BetaActorCriticPolicy
+
+# What evaluating a user's text may end with.
+EVALUATION_ERRORS = (ArithmeticError, AttributeError, LookupError, NameError, SyntaxError, TypeError, ValueError)
+
+# Keys that rl-zoo3 takes out before it calls the algorithm.
+_OF_RL_ZOO3 = {
+    *("n_timesteps", "n_envs", "normalize", "frame_stack", "env_wrapper", "vec_env_wrapper", "callback", "env_kwargs"),
+    *("monitor_kwargs", "noise_type", "noise_std"),
+}
+# Arguments of the algorithm that rl-zoo3 gives itself.
+_OF_THE_COMMAND_LINE = ("env", "device", "seed", "tensorboard_log", "verbose")
+
+
+_MAX_ENVS = 65_536
+# Their policies hand the keywords that they do not name to their base class.
+_KNOWN_POLICIES = ("sb3_carracing.", "stable_baselines3.", "sb3_contrib.")
+_SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf", "delta_std")
+_AS_BETA_PPO_HAS = (
+    *("learning_rate", "n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "clip_range", "clip_range_vf"),
+    *("normalize_advantage", "ent_coef", "vf_coef", "max_grad_norm", "use_sde", "sde_sample_freq", "target_kl"),
+    *("stats_window_size", "keep_memory"),
+)
+# BetaPPO's argument with the same valid values.
+_LIKE = {
+    **dict.fromkeys(("tau", "exploration_fraction", "exploration_initial_eps", "exploration_final_eps"), "gamma"),
+    **dict.fromkeys(("noise_std", "target_policy_noise", "target_noise_clip"), "vf_coef"),
+    **dict.fromkeys(("rms_prop_eps", "cg_damping", "delta_std"), "max_grad_norm"),
+    **dict.fromkeys(("buffer_size", "n_delta", "n_top", "policy_delay", "n_critic_updates", "cg_max_steps"), "n_steps"),
+    **dict.fromkeys(("target_update_interval",), "n_steps"),
+    **dict.fromkeys(("use_rms_prop", "optimize_memory_usage"), "use_sde"),
+}
+_IS_COUNT = CHECKS["n_steps"][1]
+
+
+def _from(low: int) -> Check:
+    return f"a whole number of at least {low}", lambda value: isinstance(value, int) and value >= low
+
+
+_VALID: dict[str, Check] = {
+    **{name: CHECKS[name] for name in _AS_BETA_PPO_HAS},
+    **{name: CHECKS[like] for name, like in _LIKE.items()},
+    "learning_starts": _from(0),
+    "top_quantiles_to_drop_per_net": _from(0),
+    "gradient_steps": _from(-1),
+    "n_envs": (f"a whole number from 1 to {_MAX_ENVS}", lambda value: _IS_COUNT(value) and value <= _MAX_ENVS),
+    "frame_stack": ("a whole number of at least 1, or None", lambda value: value is None or _IS_COUNT(value)),
+    # 1e6 in YAML is a float.
+    "n_timesteps": (
+        "a whole number of at least 1",
+        lambda value: _IS_COUNT(int(value) if isinstance(value, float) and value.is_integer() else value),
+    ),
+}
+"""Valid values of rl-zoo3's own entries and of its algorithms' arguments, in words and as a function."""
+
+
+def _checked(name: str, value: Any) -> Any:
+    """Return a hyperparameter, or the number that its text means.
+
+    Raises:
+        UserError: it is not valid.
+    """
+    words, is_valid = _VALID[name]
+    is_schedule = name in _SCHEDULES and isinstance(value, str) and value.startswith("lin_")
+    number = _number_in(value.removeprefix("lin_") if is_schedule else value)
+    if (name == "ent_coef" and isinstance(value, str) and value.startswith("auto")) or is_valid(number):
+        return value if is_schedule else number
+    raise UserError(f"{name} must be {words}{', or lin_<number>' if name in _SCHEDULES else ''}, got {value!r}")
+
+
+def check(algo: str, hyperparams: dict[str, Any]) -> dict[str, Any]:
+    """Check the entry of an environment, and say which text is read as a number.
+
+    Args:
+        algo: rl-zoo3's name of the algorithm.
+        hyperparams: the entry, with what the command line overwrites.
+
+    Returns:
+        The values that differ from the entry's: numbers where it has text.
+
+    Raises:
+        UserError: names the key, the value and what is valid.
+    """
+    given = {name: hyperparams[name] for name in _OF_THE_COMMAND_LINE if name in hyperparams}
+    if given:
+        raise UserError(f"{', '.join(given)} is no hyperparameter but an option of the command line, see --help")
+    numbers = {}
+    for name in _VALID.keys() & hyperparams.keys():
+        value = _checked(name, hyperparams[name])
+        if value is not hyperparams[name]:
+            print(f"{name}: {hyperparams[name]!r} is text, read as the number {value!r}")
+            numbers[name] = value
+    algorithm = ALGOS[algo]
+    check_keywords(algorithm.__name__, algorithm, set(hyperparams) - _OF_RL_ZOO3)
+    _check_policy(algo, hyperparams)
+    normalize = evaluated("normalize", hyperparams.get("normalize", False))
+    if not isinstance(normalize, bool | dict):
+        raise UserError(f"normalize must be true, false or arguments of VecNormalize, got {normalize!r}")
+    check_keywords("normalize", VecNormalize, normalize if isinstance(normalize, dict) else ())
+    for name in ("env_wrapper", "vec_env_wrapper", "callback"):
+        for path, kwargs in _calls(name, hyperparams.get(name)):
+            check_keywords(path, import_by_path(path), kwargs, n_positional=int(name != "callback"), complete=True)
+    return numbers
+
+
+def _check_policy(algo: str, hyperparams: dict[str, Any]) -> None:
+    policy = hyperparams.get("policy")
+    if not isinstance(policy, str | type):
+        raise UserError(f"policy must be the name of a policy or a dotted path, got {policy!r}")
+    kwargs = evaluated("policy_kwargs", hyperparams.get("policy_kwargs")) or {}
+    if not isinstance(kwargs, dict):
+        raise UserError(f"policy_kwargs must be keywords of the policy, got {kwargs!r}")
+    if isinstance(policy, str):
+        aliases = ALGOS[algo].policy_aliases
+        if "." not in policy and policy not in aliases:
+            raise UserError(f"policy must be one of {', '.join(sorted(aliases))} or a dotted path, got {policy!r}")
+        policy = import_by_path(policy) if "." in policy else aliases[policy]
+    is_known = policy.__module__.startswith(_KNOWN_POLICIES)
+    options = BETA_OPTIONS if is_known and issubclass(policy, BetaActorCriticPolicy) else ()
+    check_keywords("policy_kwargs", policy, kwargs.keys() - set(options), through_bases=is_known)
+
+
+def check_env_kwargs(env_id: str, kwargs: dict[str, Any]) -> None:
+    """Raise a UserError for keywords that an environment does not take."""
+    if not isinstance(kwargs, dict):
+        raise UserError(f"env_kwargs must be keywords of {env_id}, got {kwargs!r}")
+    spec = gym.spec(env_id)
+    # These are for `gymnasium.make` itself.
+    own = set(kwargs) - {"max_episode_steps", "disable_env_checker", "render_mode"}
+    if spec.entry_point is not None:
+        creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+        check_keywords(env_id, creator, own)
+        if _keywords_of(creator, through_bases=False) is None:
+            _make(env_id, kwargs)
+
+
+def _make(env_id: str, kwargs: dict[str, Any]) -> None:
+    """Make an environment that hands its keywords on, and raise a UserError where one is not known."""
+    try:
+        gym.make(env_id, **kwargs).close()
+    except TypeError as error:
+        if "keyword argument" not in str(error):
+            raise
+        raise UserError(str(error)) from error
+
+
+def check_device(device: Any) -> None:
+    """Raise a UserError unless torch can use a device."""
+    try:
+        th.zeros(0, device=None if device == "auto" else device)
+    except (AssertionError, RuntimeError) as error:
+        raise UserError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def check_config(config: str, env_id: str, other_entry: str | None) -> None:
+    """Raise a UserError unless a file of hyperparameters has an entry that rl-zoo3 can read.
+
+    Args:
+        config: YAML file, Python file or module.
+        env_id: the entry; `default` takes its place.
+        other_entry: what takes its place on an Atari game.
+    """
+    if config.endswith(".py"):
+        if not Path(config).is_file():
+            raise UserError(f"there is no file {config}")
+        return
+    if not config.endswith((".yml", ".yaml")):
+        if not _is_module(config):
+            raise UserError(f"{config!r} is neither a file *.yml, *.yaml or *.py nor a module of hyperparameters")
+        return
+    try:
+        entries = yaml.safe_load(Path(config).read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"{config} is not YAML: {error}") from error
+    if not isinstance(entries, dict):
+        raise UserError(f"{config} has to map environment ids, or 'default', to hyperparameters, got {entries!r}")
+    name = env_id if env_id in entries else other_entry or "default"
+    if name not in entries:
+        raise UserError(f"{config} has no entry {name!r} for {env_id}")
+    if not isinstance(entries[name], dict):
+        raise UserError(f"{name} in {config} has to be a mapping of hyperparameters, got {entries[name]!r}")
+
+
+def check_keywords(
+    name: str,
+    function: Any,
+    keywords: Collection[str],
+    *,
+    n_positional: int = 0,
+    complete: bool = False,
+    through_bases: bool = False,
+) -> None:
+    """Raise a UserError for a keyword that a function or class does not take.
+
+    Args:
+        name: in the message.
+        function: what is called.
+        keywords: names that it is called with.
+        n_positional: number of arguments before them.
+        complete: whether the arguments are all, so that one that lacks is refused as well.
+        through_bases: a class that takes any keyword hands those that it does not name to its base.
+    """
+    valid = _keywords_of(function, through_bases)
+    unknown = [keyword for keyword in keywords if valid is not None and keyword not in valid]
+    if unknown:
+        raise UserError(
+            f"{name} got an unexpected keyword argument {unknown[0]!r}; valid: {', '.join(sorted(valid or ())) or 'none'}"
+        )
+    if complete and valid is not None:
+        try:
+            inspect.signature(function).bind(*[None] * n_positional, **dict.fromkeys(keywords))
+        except TypeError as error:
+            raise UserError(f"{name}: {error}") from error
+
+
+def _keywords_of(function: Any, through_bases: bool) -> set[str] | None:
+    """Return the keywords that a function or class takes, None if it takes any."""
+    names: set[str] = set()
+    for init in _initializers(function) if isinstance(function, type) else [function]:
+        parameters = inspect.signature(init).parameters.values()
+        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - {"self"}
+        if not any(p.kind == p.VAR_KEYWORD for p in parameters):
+            return names
+        if not through_bases:
+            return None
+    return names
+
+
+def _initializers(cls: type) -> Iterator[Callable[..., Any]]:
+    for base in cls.__mro__:
+        if "__init__" in vars(base) and base is not object:
+            yield vars(base)["__init__"]
+
+
+def _calls(name: str, entry: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield dotted path and keywords of the wrappers or callbacks of an entry; what Python files hold is not checked."""
+    for item in entry if isinstance(entry, list) else [entry] if entry is not None else []:
+        if isinstance(item, str):
+            yield item, {}
+        elif isinstance(item, dict) and len(item) == 1:
+            ((path, kwargs),) = item.items()
+            if not isinstance(kwargs, dict):
+                raise UserError(f"{name}: {path} must be followed by a mapping of keywords, got {kwargs!r}")
+            if isinstance(path, str):
+                yield path, kwargs
+        elif isinstance(item, int | float | dict | list | bool):
+            raise UserError(f"{name} must be a dotted path, {{path: keywords}} or a list of these, got {item!r}")
+
+
+def evaluated(name: str, value: Any) -> Any:
+    """Return a value, or what its text means in Python, as rl-zoo3 evaluates it.
+
+    Raises:
+        UserError: the text cannot be evaluated.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return eval(value, dict(vars(rl_zoo3.exp_manager)))
+    except EVALUATION_ERRORS as error:
+        raise UserError(f"{name} is text that rl-zoo3 evaluates as Python, and {value!r} cannot be: {error}") from error
+
+
+def _number_in(value: Any) -> Any:
+    """Return the number that text means, whole where it is; else the value itself."""
+    if not isinstance(value, str):
+        return value
+    try:
+        number = float(value)
+    except ValueError:
+        return value
+    return int(number) if number.is_integer() and math.isfinite(number) else number
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False

@@ -1,0 +1,95 @@
+"""Run rl-zoo3's scripts with `beta_ppo` registered and their errors sorted."""
+
+import argparse
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from rl_zoo3.utils import StoreDict as StoreDict
+
+from sb3_carracing.errors import UserError, preparation
+from sb3_carracing.zoo.hyperparameters import EVALUATION_ERRORS
+from sb3_carracing.zoo.register import register
+
+# What rl-zoo3's record_training starts as a process of its own, without `beta_ppo`.
+_RECORD_VIDEO = ["python", "-m", "rl_zoo3.record_video"]
+
+
+def asks_for_help(argv: list[str]) -> bool:
+    """Return whether a script will only print its help."""
+    return bool({"-h", "--help"} & set(argv))
+
+
+@contextmanager
+def script_of_rl_zoo3() -> Iterator[Callable[[], None]]:
+    """Let rl-zoo3's scripts know `beta_ppo`, and raise a UserError for bad input or a library that is not installed.
+
+    Yields:
+        The function to call right before the first environment step, see `preparation`.
+    """
+    register()
+    with preparation(ImportError) as work_begins, readable_key_values():
+        yield work_begins
+
+
+@contextmanager
+def arguments_of(command: str, argv: list[str]) -> Iterator[None]:
+    """Let a script of rl-zoo3 find its arguments, which it reads from `sys.argv`."""
+    with patch.object(sys, "argv", [f"sb3_carracing {command}", *argv]):
+        yield
+
+
+def run_module(name: str) -> None:
+    """Run a script of rl-zoo3 that exists as a module only; its child processes are our commands."""
+    with patch.object(subprocess, "call", _call_our_command):
+        runpy.run_module(name, run_name="__main__", alter_sys=False)
+
+
+@contextmanager
+def readable_key_values() -> Iterator[None]:
+    """Let rl-zoo3's `key:value` arguments, which it evaluates as Python, name the one that cannot be read.
+
+    Raises:
+        UserError: within the context, in place of what the evaluation ends with.
+    """
+    store = StoreDict.__call__
+
+    def store_each(
+        action: StoreDict, parser: Any, namespace: argparse.Namespace, values: list[str], option: str | None = None
+    ) -> None:
+        stored: dict[str, Any] = {}
+        for argument in values:
+            try:
+                store(action, parser, namespace, [argument], option)
+            except EVALUATION_ERRORS as error:
+                raise UserError(
+                    f"{option} {argument} is not key:value with a value in Python, where text stands in quotes ({error})"
+                ) from error
+            stored |= getattr(namespace, action.dest)
+        setattr(namespace, action.dest, stored)
+
+    with patch.object(StoreDict, "__call__", store_each):
+        yield
+
+
+@contextmanager
+def hub_errors(command: str, advice: str = "") -> Iterator[None]:
+    """Raise a UserError where the Hugging Face hub does not answer or refuses."""
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+    from requests import RequestException
+
+    try:
+        yield
+    except (HTTPError, RequestException) as error:
+        raise UserError(f"{command} gets nothing from the Hugging Face hub: {error}{advice}") from error
+
+
+def _call_our_command(command: list[str], **kwargs: Any) -> int:
+    """Stand in for `subprocess.call` in rl-zoo3's record_training: its children must know `beta_ppo`."""
+    if command[: len(_RECORD_VIDEO)] == _RECORD_VIDEO:
+        command = [sys.executable, "-m", "sb3_carracing", "record_video", *command[len(_RECORD_VIDEO) :]]
+    return subprocess.run(command, check=False, **kwargs).returncode

@@ -1,0 +1,68 @@
+"""Options of rl-zoo3's train that it would ignore in silence."""
+
+import argparse
+from typing import Any
+
+from sb3_carracing.checks import whole_number
+from sb3_carracing.errors import UserError
+
+# Options of a search, with rl-zoo3's defaults.
+_OF_A_SEARCH: dict[str, Any] = {
+    "n_trials": 500,
+    "max_total_trials": None,
+    "no_optim_plots": False,
+    "n_jobs": 1,
+    "sampler": "tpe",
+    "pruner": "median",
+    "n_startup_trials": 10,
+    "n_evaluations": None,
+    "optimization_log_path": None,
+}
+# The smallest value of a number; below 0 they mean rl-zoo3's default, which is spelled -1 only.
+_NUMBERS = {"n_timesteps": 1, "num_threads": 1}
+
+
+def check_train_options(args: argparse.Namespace) -> None:
+    """Refuse, by name, options that have no effect.
+
+    Args:
+        args: of rl-zoo3's train.
+
+    Raises:
+        UserError: names the option and its value.
+    """
+    for name, smallest in _NUMBERS.items():
+        or_default(_spelled(name), getattr(args, name), smallest)
+    whole_number("--eval-episodes", args.eval_episodes, 1)
+    whole_number("--n-eval-envs", args.n_eval_envs, 1)
+    if args.optimize_hyperparameters:
+        if args.trial_id is not None or args.trained_agent:
+            raise UserError("--trial-id and -i train an agent: they do not go with -optimize")
+        return
+    given = [name for name, default in _OF_A_SEARCH.items() if getattr(args, name) != default]
+    if given:
+        raise UserError(f"{_spelled(given[0])} is for a search: it goes with -optimize")
+    if args.trial_id is None and (args.storage or args.study_name):
+        raise UserError("--storage and --study-name go with --trial-id or -optimize")
+    if args.trial_id is not None and not (args.storage and args.study_name):
+        raise UserError("--trial-id needs --storage and --study-name")
+    kept = sorted({"policy", "policy_kwargs"} & set(args.hyperparams or ()))
+    if args.trained_agent and kept:
+        raise UserError(f"-params {kept[0]} does not go with -i: the network is the agent's own")
+
+
+def check_seed(argv: list[str]) -> None:
+    """Refuse a negative seed but -1; rl-zoo3 draws one and forgets what was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m sb3_carracing train", add_help=False)
+    parser.add_argument("--seed", type=int, default=-1)
+    or_default("--seed", parser.parse_known_args(argv)[0].seed, 0)
+
+
+def or_default(name: str, value: int, smallest: int) -> None:
+    """Raise a UserError for a number below `smallest` that is not -1, which means the default."""
+    if value != -1 and value < smallest:
+        raise UserError(f"{name} must be at least {smallest}, or -1 for the default, got {value}")
+
+
+def _spelled(name: str) -> str:
+    return {"n_timesteps": "-n", "no_optim_plots": "--no-optim-plots"}.get(name, f"--{name.replace('_', '-')}")

@@ -1,0 +1,57 @@
+"""The speed benchmarks run from end to end in small, and their files say what they were measured with."""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import provenance
+from benchmarks.provenance import ROOT
+
+SMALL = {
+    "collection": ("--rounds 1 --steps 4 --envs 2 --workers 2", "processor_seconds"),
+    "learn": ("--rounds 1 --steps 128 --envs 2 --threads 1 --variants ours", "frames_per_second"),
+    "update": ("--rounds 1 --steps 8 --envs 2 --epochs 1 --batch-size 8 --threads 1", "samples_per_second"),
+    "rollout_memory": ("--steps 8 --envs 2 --batch-size 8", "peak_bytes"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(SMALL))
+def test_a_benchmark_writes_its_figures_and_what_it_was_made_with(name: str, tmp_path: Path) -> None:
+    arguments, key = SMALL[name]
+    file = tmp_path / f"{name}.json"
+    command = [sys.executable, "-m", f"benchmarks.speed.{name}", *arguments.split(), "--out", str(file)]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    written = json.loads(file.read_text())
+    assert written[key]
+    assert written["versions"] == provenance.versions()
+    assert written["machine"] == provenance.machine()
+    assert f"-m benchmarks.speed.{name} {arguments}" in written["command"]
+
+
+@pytest.mark.slow
+def test_the_renderers_are_drawn_side_by_side(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.speed.compare_renderers", "--frames", "20", "--out", str(tmp_path / "a.png")]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    assert (tmp_path / "a.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("name", [*SMALL, "env_speed", "compare_renderers"])
+def test_a_benchmark_says_how_it_is_run(name: str) -> None:
+    module = importlib.import_module(f"benchmarks.speed.{name}")
+    assert f"python -m benchmarks.speed.{name}" in (module.__doc__ or "")
+
+
+def test_every_stored_file_is_named_like_its_benchmark() -> None:
+    stored = {file.stem for file in (ROOT / "benchmarks" / "results" / "speed").glob("*.json")}
+    assert stored == {*SMALL, "env_speed"}
+
+
+def test_the_command_line_is_told_without_a_machines_path() -> None:
+    assert provenance.command().startswith("python ")
+    row = provenance.described()
+    assert {"date", "command", "commit", "machine", "platform", "python", "torch"} <= row.keys()

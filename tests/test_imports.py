@@ -193,6 +193,13 @@ def test_beta_ppo_is_loaded_when_asked_for() -> None:
     assert out.split() == ["sb3_carracing.ppo.beta_ppo", "True", "False", "False"]
 
 
+def test_public_names_are_listed_before_they_are_loaded() -> None:
+    from sb3_carracing.agents import load_agent
+
+    assert {*sb3_carracing.__all__} <= {*dir(sb3_carracing)}
+    assert sb3_carracing.load_agent is load_agent
+
+
 def test_unknown_names_are_attribute_errors() -> None:
     with pytest.raises(AttributeError, match="'sb3_carracing' has no attribute 'AlphaPPO'"):
         _ = sb3_carracing.AlphaPPO

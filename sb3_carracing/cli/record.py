@@ -22,7 +22,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--mp4", action="store_true", help="MP4 files with every frame (needs the video extra)")
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder (default: RUN/recordings)")
     args = parser.parse_args(argv)
-    seeds = range(whole_number("--seed", args.seed, 0), args.seed + whole_number("-n", args.n, 1))
+    first = whole_number("--seed", args.seed, 0)
+    seeds = range(first, first + whole_number("-n", args.n, 1))
     agent = open_agent(args)
     folder = args.output or agent.folder / "recordings"
     actions = "sample" if args.stochastic else "deterministic"

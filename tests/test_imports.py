@@ -121,11 +121,12 @@ def test_nothing_is_imported_in_a_circle() -> None:
         visit(module, ())
 
 
+LONGEST_MODULE = 420  # lines
 LONG_MODULES = {
     "envs/car_racing.py": "being divided",
     "vec_env/shared_memory.py": "being divided",
 }
-"""Modules above 400 lines, each with the reason."""
+"""Modules above `LONGEST_MODULE` lines, each with the reason."""
 
 LONG_FUNCTIONS = {
     "ppo/beta_ppo.py:BetaPPO.__init__": "PPO's 27 arguments, handed on by name",
@@ -154,7 +155,7 @@ def functions(path: Path) -> dict[str, int]:
 
 def test_no_module_is_too_long() -> None:
     lengths = {path.relative_to(PACKAGE).as_posix(): len(path.read_text().splitlines()) for path in MODULES}
-    assert {name for name, length in lengths.items() if length > 400} <= set(LONG_MODULES)
+    assert {name for name, length in lengths.items() if length > LONGEST_MODULE} <= set(LONG_MODULES)
 
 
 def test_no_function_is_too_long() -> None:

@@ -18,7 +18,6 @@ from sb3_carracing.ppo.losses import ValueLoss
 from sb3_carracing.ppo.policies import Autocast
 from sb3_carracing.system import memory_size
 
-
 # What is valid, in words and as a function.
 Check: TypeAlias = tuple[str, Callable[[Any], bool]]
 

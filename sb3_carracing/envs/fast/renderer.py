@@ -84,6 +84,24 @@ class CarView(NamedTuple):
     score: float
 
 
+class Track(NamedTuple):
+    """What the texture shows.
+
+    Attributes:
+        polygons: (n, 4, 2), in drawing order: left and right at a tile's one end, right and left at its other.
+        colors: (n, 3) of the polygons.
+        road_color: Of a polygon after `touch`.
+        field_color: Of the field around the road.
+        grass_color: Of the patches on the field.
+    """
+
+    polygons: NDArray[np.float64]
+    colors: NDArray[np.float64]
+    road_color: Color
+    field_color: Color
+    grass_color: Color
+
+
 class Renderer:
     """Draws the pictures of one episode after another.
 
@@ -106,26 +124,10 @@ class Renderer:
         self._levels = np.empty_like(self._added)
         self._road_color: Level = []
 
-    def start(
-        self,
-        polygons: NDArray[np.float64],
-        colors: Sequence[Color],
-        *,
-        road_color: Color,
-        field_color: Color,
-        grass_color: Color,
-    ) -> None:
-        """Draw the texture of a new track.
-
-        Args:
-            polygons: (n, 4, 2), in drawing order: left and right at a tile's one end, right and left at its other.
-            colors: (n, 3) of the polygons.
-            road_color: of a polygon after `touch`.
-            field_color: of the field around the road.
-            grass_color: of the patches on the field.
-        """
-        field, grass, self._road_color = self._colors([field_color, grass_color, road_color])
-        self._texture.start(polygons, self._colors(colors), field, grass)
+    def start(self, track: Track) -> None:
+        """Draw the texture of a new track."""
+        field, grass, self._road_color = self._colors([track.field_color, track.grass_color, track.road_color])
+        self._texture.start(track.polygons, self._colors(track.colors), field, grass)
         self._halvings = [self._texture.texels]
 
     def touch(self, index: int) -> None:
@@ -145,7 +147,7 @@ class Renderer:
         self._dashboard.draw(picture[ROAD_ROWS:], speeds, view.wheel_angles[0], view.turning, view.score)
         return picture
 
-    def _colors(self, colors: Sequence[Color]) -> list[Level]:
+    def _colors(self, colors: Sequence[Color] | NDArray[np.float64]) -> list[Level]:
         """Turn RGB colours (n, 3) into the texture's: as dark as shrinking leaves them, in one channel or four."""
         rgb = darkened(np.asarray(colors, np.float64))
         levels = np.rint(rgb @ GRAY[:, None]) if self.grayscale else np.pad(rgb, ((0, 0), (0, 1)))
@@ -185,11 +187,9 @@ class Renderer:
                 quarter = self._quarters[state] = _final_quarter(*state, self._car_colors)
             self._places[place][...] = quarter
         levels = self._levels
-        levels[...] = part
-        np.multiply(levels, self._visible, levels)
+        np.multiply(part, self._visible, levels)
         np.add(levels, self._added, levels)
-        np.rint(levels, levels)
-        part[...] = levels
+        np.rint(levels, part, casting="unsafe")
 
 
 class Lens(NamedTuple):

@@ -175,8 +175,9 @@ def read_evaluations(file: Path) -> Evaluations | None:
             steps, results = (np.asarray(stored[name]) for name in ("timesteps", "results"))
             lengths = np.asarray(stored["ep_lengths"]) if "ep_lengths" in stored else 0 * results
         evaluations = Evaluations(steps, results, lengths)
-    except _SIGNS_OF_DAMAGE as error:
-        _warn(f"{file} is damaged and left out: {error}")
+    except _SIGNS_OF_DAMAGE:
+        # Not with numpy's words, which advise to unpickle what it cannot read.
+        _warn(f"{file} is damaged and left out")
         return None
     shape = evaluations.results.shape
     if len(shape) != 2 or shape != evaluations.ep_lengths.shape or shape[:1] != evaluations.timesteps.shape:

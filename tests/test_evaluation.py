@@ -281,3 +281,53 @@ def test_bootstrap_interval_is_the_normal_one_for_many_scores() -> None:
     assert summary.ci_high == pytest.approx(scores.mean() + half, abs=1.0)
     constant = summarize(of_scores(5.0, 5.0))
     assert constant.ci_low == constant.ci_high == constant.mean == 5.0
+
+
+class Told(Walk):
+    """Another environment that puts what it likes into its infos."""
+
+    info: dict[str, Any]
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        return (*super().step(action)[:4], self.info)
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        {"score": 7},
+        {"score": "3:1"},
+        {"frames": 5},
+        {"frames": None, "lap_finished": True},
+        {"episode_over": True},
+        {"episode_over": False},
+        {"episode": 3},
+        {"result": "draw"},
+    ],
+    ids=str,
+)
+def test_infos_of_other_environments_are_theirs(info: dict[str, Any]) -> None:
+    expected = evaluate(Constant([0.5]), Walk, range(3))
+    assert [(result.frames, result.lap_finished) for result in expected] == [(result.steps, False) for result in expected]
+    assert evaluate(Constant([0.5]), type("TellsThis", (Told,), {"info": info}), range(3)) == expected
+
+
+@pytest.mark.usefixtures("cheap")
+def test_laps_of_the_stock_environment_are_seen_without_a_pipeline() -> None:
+    made: list[Any] = []
+
+    def make_env() -> gym.Env[Any, Any]:
+        made.append(gym.make("CarRacing-v3"))
+        return made[-1]
+
+    class Privileged:
+        drive: Any = None
+
+        def predict(self, observation: Any, episode_start: Any = None, **_: Any) -> tuple[np.ndarray, None]:
+            if episode_start[0]:
+                self.drive = CentreLineDriver(made[-1])
+            return np.array([self.drive()]), None
+
+    (result,) = evaluate(Privileged(), make_env, [0])
+    assert result.lap_finished
+    assert result.score > 850

@@ -129,12 +129,16 @@ class ValidationCallback(RunCallback):
             )
 
     def _best_so_far(self, table_file: Path) -> float:
-        """Return the best mean score of this training; -inf if there is none yet."""
+        """Return the best mean score of this training, -inf if there is none yet.
+
+        Two files hold it: one of them may have been damaged. Without the first, the other is not this callback's.
+        """
+        if not table_file.exists():
+            return -np.inf
         table = read_table(table_file)
-        means = table.where_finite("mean")[0] if table is not None and "mean" in table else np.empty(0)
-        if not len(means) and self._evaluations is not None:
-            means = self._evaluations.results.mean(axis=1)
-        return float(np.max(means, initial=-np.inf))
+        in_table = table.where_finite("mean")[0] if table is not None and "mean" in table else ()
+        in_episodes = self._evaluations.results.mean(axis=1) if self._evaluations is not None else ()
+        return float(max([*in_table, *in_episodes], default=-np.inf))
 
     def _on_step(self) -> bool:
         super()._on_step()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from stand_ins import REPEAT_4
 
+from sb3_carracing import evaluation
 from sb3_carracing.__main__ import main
 from sb3_carracing.agents import RandomPolicy
 from sb3_carracing.cli import evaluate as evaluate_command
@@ -176,3 +177,46 @@ def test_random_driving_on_the_real_stock_environment(tmp_path: Path) -> None:
     model = RandomPolicy(gym.make("CarRacing-v3").action_space)
     again = evaluate(model, pipeline_env(Pipeline("CarRacing-v3")), [TEST_SEED, TEST_SEED + 1])
     assert [SimpleNamespace(**episode) for episode in episodes] == [SimpleNamespace(**vars(result)) for result in again]
+
+
+@pytest.mark.parametrize(
+    ("output", "sentence"),
+    [
+        ("FOLDER", "is a folder: name a file"),
+        ("FOLDER/file/x.json", "is a file: name a folder"),
+        ("/proc/x.json", "cannot write to /proc"),
+    ],
+)
+def test_a_result_that_cannot_be_written_is_found_before_the_work(
+    output: str,
+    sentence: str,
+    blog_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "file").touch()
+    played: list[Any] = []
+    monkeypatch.setattr(evaluate_command, "evaluate", lambda *args, **_: played.append(args))
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", str(blog_run), "-n", "1", "-o", output.replace("FOLDER", str(tmp_path))])
+    assert ended.value.code == 2
+    assert sentence in capsys.readouterr().err
+    assert not played
+
+
+def test_a_disk_that_fills_up_during_the_work_still_shows_the_table(
+    blog_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(file: Path, _: str) -> None:
+        raise OSError(28, "No space left on device", str(file))
+
+    monkeypatch.setattr(evaluate_command, "write_atomically", full)
+    monkeypatch.setattr(evaluate_command, "evaluate", lambda *_, **__: [evaluation.EpisodeResult(1, 812.5, 1000, 125, False)])
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", str(blog_run), "-n", "1"])
+    printed = capsys.readouterr()
+    assert ended.value.code == 2
+    assert "812.5" in printed.out
+    assert "evaluation.json" in printed.err.splitlines()[-1]
+    assert not list(blog_run.glob("*.json"))

@@ -1,6 +1,8 @@
 """`plot`: PNG files, and one line for bad input."""
 
 import csv
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,9 @@ time/frames,time/total_timesteps,rollout/score,train/policy_gradient_loss,train/
 
 
 EVALUATIONS = "frames,steps,seconds,mean,std\n100,25,1.0,5.0,1.0\n300,75,2.0,50.0,10.0\n"
+
+
+MONITOR = '#{"t_start": 0.0, "env_id": "None"}\nr,l,t,score,frames\n1.0,5,1.0,10.0,20\n'
 
 
 def write_monitor(run: Path, number: int, scores: list[float], t_start: float = 0.0) -> None:
@@ -81,3 +86,48 @@ def test_bad_input_ends_with_one_sentence(tmp_path: Path, capsys: pytest.Capture
         assert ended.value.code == 2
         assert sentence in error
         assert error.count("\n") == 1
+
+
+DAMAGES: dict[str, dict[str, str]] = {
+    "two rows in one line": {"0.monitor.csv": MONITOR + "3.0,10,3.02.5,10,3.9,1,1\n"},
+    "cut off": {"evaluations.npz": "PK\x03\x04cut", "progress.csv": PROGRESS[:-9], "evaluations.csv": EVALUATIONS[:-3]},
+    "zeros": dict.fromkeys(("progress.csv", "evaluations.csv", "0.monitor.csv", "evaluations.npz"), "\0" * 4096),
+    "other columns": {"evaluations.csv": "time,value\n1,2\n", "0.monitor.csv": "a,b\n1,2\n"},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_the_rest_of_a_damaged_run_is_drawn(run: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, content in DAMAGES[damage].items():
+        (run / name).write_text(content)
+    main(["plot", str(run)])
+    printed = capsys.readouterr()
+    assert "written: " in printed.out
+    assert (run / "plots" / "all.png").stat().st_size > 1000
+    warned = printed.err.splitlines()
+    assert all(line.startswith("warning: ") and "is damaged" in line for line in warned)
+    if damage != "other columns":
+        assert {Path(line.split()[1]).name for line in warned} == set(DAMAGES[damage]) - {
+            "evaluations.npz"
+        } or damage == "zeros"
+
+
+def test_a_run_of_which_nothing_is_left_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in DAMAGES["zeros"]:
+        (tmp_path / name).write_bytes(bytes(4096))
+    with pytest.raises(SystemExit) as ended:
+        main(["plot", str(tmp_path)])
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    for name in DAMAGES["zeros"]:
+        assert f"{tmp_path / name} is damaged" in error
+    assert "Traceback" not in error
+
+
+def test_plot_needs_neither_pandas_nor_torch(run: Path) -> None:
+    program = (
+        "import sys; sys.modules['pandas'] = None\n"
+        f"from sb3_carracing.__main__ import main; main(['plot', {str(run)!r}])\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=100)

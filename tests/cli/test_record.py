@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,3 +110,64 @@ def test_a_real_film_without_a_screen(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", program], check=True, env=environment)
     (film,) = tmp_path.glob("*.gif")
     assert 50_000 < film.stat().st_size < recording.GIF_LIMIT
+
+
+class SilentClip:
+    """A moviepy whose ffmpeg ends without writing anything."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def write_videofile(self, *_: Any, **__: Any) -> None:
+        pass
+
+
+class FailingClip(SilentClip):
+    def write_videofile(self, *_: Any, **__: Any) -> None:
+        raise OSError("MoviePy error: FFMPEG encountered the following error:\nUnknown encoder")
+
+
+@pytest.mark.parametrize("clip", [SilentClip, FailingClip])
+def test_an_ffmpeg_that_does_not_work_is_found_before_the_work(
+    clip: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(recording, "_clip_class", lambda: clip)
+    monkeypatch.setattr(recording, "evaluate", None)
+    with pytest.raises(SystemExit) as ended:
+        main(["record", "--random", "--mp4", "-o", str(tmp_path)])
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert "--mp4 needs an ffmpeg that works: " in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["record", "--random", "-o", "FOLDER/file"], "is a file: name a folder"),
+        (["record", "--random", "-o", "/proc/films"], "cannot write to /proc/films"),
+        (["preview", "CarRacing-v3", "-o", "FOLDER"], "is a folder: name a file"),
+        (["preview", "CarRacing-v3", "-o", "FOLDER/x"], "the ending of the image file must be one of '.png', "),
+        (["preview", "CarRacing-v3", "-o", "FOLDER/x.gif"], "'.svg', got '.gif'"),
+        (["preview", "CarRacing-v3", "-o", "/proc/x.png"], "cannot write to /proc"),
+    ],
+)
+def test_a_place_that_cannot_be_written_to_is_found_before_the_work(
+    arguments: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(recording, "evaluate", None)
+    monkeypatch.setattr(recording, "DummyVecEnv", None)
+    with pytest.raises(SystemExit) as ended:
+        main([argument.replace("FOLDER", str(tmp_path)) for argument in arguments])
+    assert ended.value.code == 2
+    assert sentence in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_preview_has_the_format_that_its_name_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for ending, start in ((".svg", b"<?xml"), (".pdf", b"%PDF"), (".jpg", b"\xff\xd8")):
+        main(["preview", "CarRacingFast-v3", "--frames", "1", "-o", str(tmp_path / f"preview{ending}")])
+        assert (tmp_path / f"preview{ending}").read_bytes().startswith(start)
+        assert f"preview{ending}" in capsys.readouterr().out

@@ -138,7 +138,7 @@ def test_text_is_read_as_its_number(capsys: pytest.CaptureFixture[str]) -> None:
     )
     Path("c.yml").write_text(text)
     main([*TRAIN, "-conf", "c.yml", "-params", "gamma:'99e-2'"])
-    printed = capsys.readouterr().out
+    printed = capsys.readouterr().err
     for note in (
         "learning_rate: '3e-4' is text, read as the number 0.0003",
         "gamma: '99e-2' is text, read as the number 0.99",

@@ -19,6 +19,7 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from sb3_carracing.envs.car_racing import RENDERERS, CarRacing, mostly_green, off_road, to_gray
+from sb3_carracing.envs.counts import KEY
 from sb3_carracing.envs.registration import register_envs
 from sb3_carracing.envs.training_rules import MAX_FRAMES, Progress
 
@@ -109,7 +110,8 @@ def assert_same_episodes(theirs: gym.Env, mine: gym.Env, make_driver: Any, seed:
         score += reward
         assert (reward, terminated, truncated) == (reward_2, terminated_2, truncated_2)
         over = terminated or truncated
-        assert info_2 == {**info, "frames": frame, "score": score, "episode_over": over}
+        counts = (score, frame, over, info.get("lap_finished", False))
+        assert info_2 == {**info, "frames": frame, "score": score, "episode_over": over, KEY: counts}
         if terminated or truncated:
             return info_2
     raise AssertionError("an episode has at most 1000 frames")

@@ -9,7 +9,7 @@ from the episode does not count. The agent sees the environment through its own 
 import copy
 import functools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -36,6 +36,8 @@ TEST_SEED = 1_000_000
 VALIDATION_SEED = 2_000_000
 RECORDING_SEED = 3_000_000
 N_TEST_TRACKS = 100
+
+_WORKERS_ENDED = (WorkerError, EOFError, ConnectionError)
 
 
 class Model(Protocol):
@@ -190,7 +192,9 @@ def evaluate(
         with _acting(model, kind), tqdm(total=len(seeds), unit="lap", desc=kind, disable=not progress) as bar:
             return _play(model, venv, seeds, kind != "sample", bar)
     finally:
-        venv.close()
+        # SB3's own workers have closed their ends already where Ctrl-C has ended them.
+        with suppress(EOFError, ConnectionError):
+            venv.close()
 
 
 def check_spaces(model: Any, venv: VecEnv) -> None:
@@ -213,7 +217,9 @@ def check_pipeline(model: Any, make_env: EnvFactory, wrap_vec_env: VecWrapper | 
     """
     try:
         venv = _seeded_vec_env(make_env, [0], 1, wrap_vec_env)
-    except (TypeError, AssertionError, gym.error.Error) as error:
+    except UserError:
+        raise
+    except (ValueError, TypeError, AssertionError, gym.error.Error) as error:
         raise UserError(f"the environment cannot be made: {error}") from error
     try:
         check_spaces(model, venv)
@@ -222,10 +228,10 @@ def check_pipeline(model: Any, make_env: EnvFactory, wrap_vec_env: VecWrapper | 
     if n_envs > 1:
         try:
             _seeded_vec_env(make_env, range(n_envs), n_envs, wrap_vec_env).close()
-        except WorkerError as error:
+        except _WORKERS_ENDED as error:
             raise UserError(
                 f"the {n_envs} environments of the evaluation do not start in worker processes: use n_envs=1, or put what the "
-                f"script does under `if __name__ == '__main__':` ({str(error).splitlines()[0]})"
+                f"script does under `if __name__ == '__main__':` ({str(error).partition(chr(10))[0] or type(error).__name__})"
             ) from error
 
 

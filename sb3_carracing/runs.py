@@ -143,7 +143,7 @@ def read_run(folder: str | Path) -> Run:
     config, args = _read_yaml(parameters / "config.yml"), _read_yaml(parameters / "args.yml")
     pipeline = Pipeline(
         env_id=str(args.get("env") or parameters.name),
-        env_kwargs=dict(args.get("env_kwargs") or config.get("env_kwargs") or {}),
+        env_kwargs=_mapping(args.get("env_kwargs") or config.get("env_kwargs") or {}, f"env_kwargs of {parameters}"),
         wrappers=wrapper_calls(config.get("env_wrapper")),
         vec_wrappers=wrapper_calls(config.get("vec_env_wrapper")),
         normalize=parameters / "vecnormalize.pkl" if config.get("normalize") else None,
@@ -188,6 +188,10 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         content = yaml.load(file.read_text(), _RunLoader)
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+    return _mapping(content, str(file))
+
+
+def _mapping(content: Any, name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
-        raise UserError(f"{file} must hold a mapping, got {type(content).__name__}")
-    return content
+        raise UserError(f"{name} must hold a mapping, got {type(content).__name__}")
+    return dict(content)

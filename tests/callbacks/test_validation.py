@@ -254,7 +254,7 @@ def test_workers_that_do_not_start_stop_before_the_training(tmp_path: Path, monk
     def dies(*_: Any, **__: Any) -> None:
         raise WorkerError("worker 0 of 2 (pid 7, environment 0) died: exit status 1\nTraceback ...")
 
-    monkeypatch.setattr(evaluation, "SharedMemoryVecEnv", dies)
+    monkeypatch.setattr(evaluation, "process_vec_env_class", lambda: dies)
     model = agent()
     with pytest.raises(UserError, match=r"use n_envs=1, or .*__main__.*exit status 1\)$"):
         model.learn(32, ValidationCallback(16, 2, n_envs=2, make_env=Toy, run_dir=tmp_path))

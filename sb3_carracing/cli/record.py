@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sb3_carracing.checks import whole_number
 from sb3_carracing.cli.agent_options import add_agent_arguments, open_agent
+from sb3_carracing.errors import preparation
 from sb3_carracing.evaluation import RECORDING_SEED
 from sb3_carracing.recording import record
 
@@ -23,7 +24,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder (default: RUN/recordings)")
     args = parser.parse_args(argv)
     seeds = range(whole_number("--seed", args.seed, 0), args.seed + whole_number("-n", args.n, 1))
-    agent = open_agent(args)
+    with preparation():
+        agent = open_agent(args)
     folder = args.output or agent.folder / "recordings"
     actions = "sample" if args.stochastic else "deterministic"
     try:

@@ -47,13 +47,22 @@ def _car_racing_below(env: Env, transparent: Collection[str]) -> CarRacing | Non
         if f"{type(env).__module__}.{type(env).__qualname__}" not in transparent:
             return None
         env = env.env
-    # A subclass with a step of its own may count or change single frames.
-    plain = isinstance(env, CarRacing) and (type(env).step, type(env).reset) == (CarRacing.step, CarRacing.reset)
-    return env if isinstance(env, CarRacing) and plain else None
+    if isinstance(env, CarRacing) and (type(env).step, type(env).reset) == (CarRacing.step, CarRacing.reset):
+        return env
+    return None  # A subclass with a step of its own may count or change single frames.
 
 
 def _image_space(env: Env, wrapper: str, in_colour: bool = False) -> spaces.Box:
-    """Return the env's space of uint8 pictures (H, W) or (H, W, C), or only (H, W, 3) if `in_colour`; else ValueError."""
+    """Return the space of an env with uint8 images.
+
+    Args:
+        env: The environment.
+        wrapper: Name for the error message.
+        in_colour: Accept shapes (H, W, 3) only, instead of (H, W) and (H, W, C).
+
+    Raises:
+        UserError: The space is another one.
+    """
     space = env.observation_space
     if (
         isinstance(space, spaces.Box)
@@ -185,9 +194,11 @@ class FrameLimit(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
 
 class Crop(gym.ObservationWrapper[Observation, Any, Any], RecordConstructorArgs):
-    """Keep rows `top` to `bottom` and columns `left` to `right` of a picture, the last of each left out.
+    """Keep rows `top` to `bottom` and columns `left` to `right` of an image, without the last of each.
 
-    Example (the first seed's 84x84 without the dashboard):
+    Example:
+        The Iurin implementation's 84x84, without the dashboard:
+
         >>> env = Crop(gym.make("CarRacing-v3"), top=0, bottom=84, left=6, right=90)
         >>> env.observation_space.shape
         (84, 84, 3)
@@ -206,20 +217,20 @@ class Crop(gym.ObservationWrapper[Observation, Any, Any], RecordConstructorArgs)
         self.observation_space = spaces.Box(space.low[self._window], space.high[self._window], dtype=np.uint8)
 
     def observation(self, observation: Observation) -> Observation:
-        """Return the window of the picture, a view of it."""
+        """Return the window, a view of the observation."""
         return observation[self._window]
 
 
 class GrassPenalty(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Subtract `penalty` from the reward of every step of `env` that ends on the grass.
 
-    One penalty a step: inside of `ActionRepeat`, or as `CarRacing`'s own `grass_penalty`, it is one a frame.
+    The penalty is due once per step. Inside `ActionRepeat`, or as `CarRacing`'s own `grass_penalty`, that is once per frame.
 
     Args:
-        env: any CarRacing for the rule "wheels"; any environment of RGB pictures for "green".
-        penalty: at least 0.
+        env: Any CarRacing for the rule "wheels", any environment with RGB observations for "green".
+        penalty: At least 0.
         rule: "wheels": no wheel touches the road. "green": the observation's mean green is above `green_threshold`.
-        green_threshold: 0 to 255; the seeds have 180 and 185.
+        green_threshold: 0 to 255. The Iurin implementation has 180, the blog implementation 185.
 
     Example:
         >>> env = GrassPenalty(gym.make("CarRacing-v3"), penalty=0.05, rule="green", green_threshold=185)
@@ -237,7 +248,7 @@ class GrassPenalty(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             raise UserError(f"GrassPenalty with rule='wheels' needs a CarRacing environment, got {env.unwrapped}")
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Return what `env` returns, the reward less the penalty where it is due."""
+        """Return what `env` returns, with the penalty subtracted where it is due."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         if self._on_grass(observation):
             reward = float(reward) - self.penalty
@@ -269,7 +280,7 @@ class ScaleReward(gym.RewardWrapper[Any, Any], RecordConstructorArgs):
 class SignedPedals(gym.ActionWrapper[Any, NDArray[np.float32], Any], RecordConstructorArgs):
     """Drive CarRacing with two actions in [-1, 1]: steering, and one pedal: gas above zero, brake below.
 
-    An untrained policy then neither brakes nor accelerates on average, where three actions make it brake at one half.
+    On average an untrained policy then neither brakes nor accelerates. With three actions it brakes at one half.
 
     Example:
         >>> env = SignedPedals(gym.make("CarRacing-v3"))

@@ -29,7 +29,7 @@ GAS = np.array([0.0, 1.0, 0.0], np.float32)
 
 
 class Flicker(gym.Env):
-    """Random pictures 20x30; the n-th step is worth n and the last one ends the episode."""
+    """Random images 20x30; the n-th step is worth n and the last one ends the episode."""
 
     def __init__(self, n_steps: int = 10, shape: tuple[int, ...] = (20, 30, 3), dtype: Any = np.uint8) -> None:
         self.observation_space = spaces.Box(0, 255, shape, dtype)
@@ -39,13 +39,13 @@ class Flicker(gym.Env):
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
         self.n = 0
-        return self._picture(), {}
+        return self._image(), {}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
         self.n += 1
-        return self._picture(), float(self.n), self.n == self.n_steps, False, {"n": self.n}
+        return self._image(), float(self.n), self.n == self.n_steps, False, {"n": self.n}
 
-    def _picture(self) -> np.ndarray:
+    def _image(self) -> np.ndarray:
         return self.np_random.integers(0, 256, self.observation_space.shape).astype(self.observation_space.dtype)
 
 
@@ -72,7 +72,7 @@ def theirs(**kwargs: Any) -> gym.Env:
 
 
 def episodes_equal(one: gym.Env, other: gym.Env, n_steps: int = 1000, seed: int = 3) -> None:
-    """Drive both off the field with the same actions: same spaces, pictures, rewards and ends."""
+    """Drive both off the field with the same actions: same spaces, observations, rewards and ends."""
     assert one.observation_space == other.observation_space
     assert one.action_space == other.action_space
     assert np.array_equal(one.reset(seed=seed)[0], other.reset(seed=seed)[0])
@@ -361,10 +361,10 @@ def test_action_repeat_refuses(frame_skip: Any) -> None:
 def test_grayscale_anywhere() -> None:
     env, colour = Grayscale(Flicker()), Flicker()
     assert env.observation_space == spaces.Box(0, 255, (20, 30), np.uint8)
-    picture, _ = env.reset(seed=1)
+    observation, _ = env.reset(seed=1)
     rgb, _ = colour.reset(seed=1)
-    assert picture in env.observation_space
-    assert np.array_equal(picture, to_gray(rgb))
+    assert observation in env.observation_space
+    assert np.array_equal(observation, to_gray(rgb))
 
 
 def test_grayscale_is_the_same_on_stock_and_on_ours() -> None:
@@ -411,7 +411,7 @@ def test_crop_refuses(window: tuple[Any, ...], name: str) -> None:
         Crop(Flicker(), *window)
 
 
-def test_crop_refuses_what_is_no_picture() -> None:
+def test_crop_refuses_what_is_no_image() -> None:
     with pytest.raises(ValueError, match="Crop needs uint8 observations"):
         Crop(gym.make("Pendulum-v1"), 0, 1, 0, 1)
 

@@ -31,6 +31,7 @@ from stable_baselines3.common.vec_env.stacked_observations import StackedObserva
 
 from sb3_carracing.checks import one_of
 from sb3_carracing.envs.counts import Counts, counts_of, put_counts
+from sb3_carracing.envs.registration import FRAME_LIMIT
 from sb3_carracing.envs.training_rules import evaluation_kwargs
 from sb3_carracing.errors import UserError
 
@@ -213,7 +214,9 @@ def pipeline_env(
             views.append(WrapperCall("sb3_carracing.envs.wrappers.ActionRepeat", {"frame_skip": kwargs["frame_skip"]}))
         if kwargs.get("grayscale"):
             views.append(WrapperCall("sb3_carracing.envs.wrappers.Grayscale"))
-        views += [WrapperCall(view.entry_point, dict(view.kwargs or {})) for view in spec.additional_wrappers]
+        views += [
+            WrapperCall(view.entry_point, dict(view.kwargs or {})) for view in spec.additional_wrappers if view != FRAME_LIMIT
+        ]
         # Colours and the share of tiles that makes a lap are stock's as well: scores have to be comparable.
         spec, kwargs = env_spec(STOCK_ID if renderer == "stock" else FAST_ID), {"continuous": kwargs.get("continuous", True)}
     if render_mode is not None:

@@ -77,14 +77,14 @@ _PATTERN = np.random.default_rng(0).integers(0, 256, (96, 96, 3)).astype(np.uint
 def cheap_render(car_racing: Any, mode: str) -> NDArray[np.uint8] | None:
     """Stand in for gymnasium's `CarRacing._render`, 50 times as fast: whole episodes in a fraction of a second.
 
-    The picture depends on all that a real one depends on (time, car, score), so that one drawn a moment too late, or
-    on another frame, differs. Its green mean goes up and down across both seeds' thresholds (180 and 185).
+    The observation depends on all that a real one depends on (time, car, score), so that one drawn a moment too late, or
+    on another frame, differs. Its green mean goes up and down across the thresholds of both source projects (180 and 185).
     """
     if "t" not in vars(car_racing):
         return None
     hull = car_racing.car.hull
     x, y = hull.position
     shown = (car_racing.t, car_racing.reward, x, y)
-    picture = _PATTERN + np.frombuffer(np.array(shown).tobytes(), np.uint8).repeat(3)[:, None]
-    picture[:, :, 1] = round(160 + (x + y + 3 * car_racing.t) % 50)
-    return picture
+    observation = _PATTERN + np.frombuffer(np.array(shown).tobytes(), np.uint8).repeat(3)[:, None]
+    observation[:, :, 1] = round(160 + (x + y + 3 * car_racing.t) % 50)
+    return observation

@@ -23,7 +23,7 @@ from sb3_carracing.pipelines import Pipeline, Renderer, WrapperCall, pipeline_en
 @pytest.fixture
 def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several environments in this process, so that a test need not start others."""
-    monkeypatch.setattr(evaluation, "SharedMemoryVecEnv", DummyVecEnv)
+    monkeypatch.setattr(evaluation, "process_vec_env_class", lambda: DummyVecEnv)
 
 
 def hand_played(seed: int, action_of: Callable[[Any], Any], repeat: int = 1) -> EpisodeResult:

@@ -121,10 +121,11 @@ def test_nothing_is_imported_in_a_circle() -> None:
         visit(module, ())
 
 
+LONGEST_MODULE = 420  # lines
 LONG_MODULES = {
     "ppo/beta_ppo.py": "the whole algorithm, read from top to bottom",
 }
-"""Modules above 400 lines, each with the reason."""
+"""Modules above `LONGEST_MODULE` lines, each with the reason."""
 
 LONG_FUNCTIONS = {
     "ppo/beta_ppo.py:BetaPPO.__init__": "PPO's 27 arguments, handed on by name",
@@ -152,7 +153,7 @@ def functions(path: Path) -> dict[str, int]:
 
 def test_no_module_is_too_long() -> None:
     lengths = {path.relative_to(PACKAGE).as_posix(): len(path.read_text().splitlines()) for path in MODULES}
-    assert {name for name, length in lengths.items() if length > 400} <= set(LONG_MODULES)
+    assert {name for name, length in lengths.items() if length > LONGEST_MODULE} <= set(LONG_MODULES)
 
 
 def test_no_function_is_too_long() -> None:

@@ -129,7 +129,7 @@ def test_training_rules_of_a_registered_id_are_left_out_too() -> None:
     )
     try:
         env = pipeline_env(Pipeline("SB3CarRacingStrict-v0"), renderer=None)()
-        assert env.unwrapped.rules.off_road_frames == 0  # type: ignore[attr-defined]
+        assert env.unwrapped.rules.options["off_road_frames"] == 0  # type: ignore[attr-defined]
         assert env.unwrapped.frame_skip == 2  # type: ignore[attr-defined]
         env.close()
     finally:

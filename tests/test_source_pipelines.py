@@ -1,8 +1,8 @@
-"""The two seeds' pipelines, each read afresh from its text, against the id and the env_kwargs that reproduce it.
+"""The pipelines of the two source projects, each read afresh from its text, against the id and the env_kwargs that reproduce it.
 
-The readings below are plain loops over stock gymnasium in float64, as the seeds have them, and know nothing of the
-package. Both sides get the same actions; pictures, rewards and ends have to agree over whole episodes. Most episodes
-run on cheap pictures; some, and all of the slow ones, on gymnasium's own.
+The readings below are plain loops over stock gymnasium in float64, as the projects have them, and know nothing of the
+package. Both sides get the same actions; observations, rewards and ends have to agree over whole episodes. Most episodes
+run on cheap observations; some, and all of the slow ones, on gymnasium's own.
 """
 
 from collections.abc import Callable
@@ -71,7 +71,7 @@ class BlogReading:
 
 
 class IurinReading:
-    """The first seed's `CarEnv`: 50 idle frames, action repeat 4, green penalty, 84x84 crop, stack of 4."""
+    """The Iurin implementation's `CarEnv`: 50 idle frames, action repeat 4, green penalty, 84x84 crop, stack of 4."""
 
     def __init__(self) -> None:
         self.env = gym.make("CarRacing-v3", continuous=False)
@@ -127,7 +127,7 @@ DRIVERS = {
 
 
 def play_blog(driver: str, seed: int, prepare: Callable[[gym.Env], None] | None = None) -> str:
-    """Compare the blog's reading with ours over an episode and return how it ended."""
+    """Compare the blog implementation's reading with ours over an episode and return how it ended."""
     reading, mine = BlogReading(), gym.make("CarRacingBlog-v3", **BLOG_KWARGS)
     theirs, (observation, _) = reading.reset(seed), mine.reset(seed=seed)
     if prepare is not None:
@@ -152,7 +152,7 @@ def play_blog(driver: str, seed: int, prepare: Callable[[gym.Env], None] | None 
 
 
 def play_iurin(driver: str, seed: int, prepare: Callable[[gym.Env], None] | None = None) -> str:
-    """Compare the first seed's reading with ours over an episode and return how it ended."""
+    """Compare the Iurin implementation's reading with ours over an episode and return how it ended."""
     reading, mine = IurinReading(), gym.make("CarRacingIurin-v3", **IURIN_KWARGS)
     theirs, (observation, info) = reading.reset(seed), mine.reset(seed=seed)
     assert info["frames"] == 50
@@ -196,10 +196,10 @@ def near_the_edge(env: gym.Env) -> None:
 
 def never_green(car_racing: Any, mode: str) -> Any:
     """Draw cheaply and without grass: a car that stands still then earns -0.1 a frame, on the stop's very edge."""
-    picture = cheap_render(car_racing, mode)
-    if picture is not None:
-        picture[:, :, 1] = 100
-    return picture
+    observation = cheap_render(car_racing, mode)
+    if observation is not None:
+        observation[:, :, 1] = 100
+    return observation
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -239,18 +239,18 @@ def test_iurin_over_whole_episodes(
     assert play_iurin(driver, seed, prepare) in ((ending,) if ending else ENDINGS)
 
 
-def test_blog_on_real_pictures() -> None:
+def test_blog_on_real_observations() -> None:
     assert play_blog("braking", 4) == "no progress"
 
 
-def test_iurin_on_real_pictures() -> None:
+def test_iurin_on_real_observations() -> None:
     assert play_iurin("outward", 4) == "crash"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("driver", ["random", "outward", "slow", "lap"])
 @pytest.mark.parametrize("play", [play_blog, play_iurin])
-def test_whole_episodes_on_real_pictures(play: Callable[[str, int], str], driver: str) -> None:
+def test_whole_episodes_on_real_observations(play: Callable[[str, int], str], driver: str) -> None:
     assert play(driver, 5) in ENDINGS
 
 

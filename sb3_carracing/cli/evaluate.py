@@ -20,6 +20,7 @@ from rich.table import Table
 from sb3_carracing.agents import Agent
 from sb3_carracing.checks import whole_number
 from sb3_carracing.cli.agent_options import add_agent_arguments, open_agent
+from sb3_carracing.errors import preparation
 from sb3_carracing.evaluation import (
     N_TEST_TRACKS,
     TEST_SEED,
@@ -46,7 +47,8 @@ def main(argv: list[str]) -> None:
     """Run `python -m sb3_carracing evaluate`."""
     parser = _parser()
     args = parser.parse_args(argv)
-    agent, make_env, kinds, output = _prepare(args)
+    with preparation():
+        agent, make_env, kinds, output = _prepare(args)
     seeds = range(args.seed_start, args.seed_start + args.n)
     report = _report(agent, make_env, seeds)
     summaries: dict[str, Summary] = {}

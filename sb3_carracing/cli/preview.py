@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from sb3_carracing.checks import whole_number
+from sb3_carracing.errors import preparation
 from sb3_carracing.pipelines import Pipeline
 from sb3_carracing.recording import preview
 from sb3_carracing.runs import is_run, read_run
@@ -20,7 +21,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--frames", type=int, default=60, metavar="N", help="frames driven at random before (default: 60)")
     args = parser.parse_args(argv)
     whole_number("--frames", args.frames, 1, 900)
-    pipeline = read_run(args.subject).pipeline if is_run(args.subject) else Pipeline(args.subject)
+    with preparation():
+        pipeline = read_run(args.subject).pipeline if is_run(args.subject) else Pipeline(args.subject)
     file = args.output or Path(f"preview_{pipeline.env_id.replace('/', '-')}.png")
     preview(pipeline, file, args.frames)
     print(f"written: {file}")

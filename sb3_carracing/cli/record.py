@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sb3_carracing.checks import whole_number
 from sb3_carracing.cli.agent_options import add_agent_arguments, open_agent
+from sb3_carracing.errors import preparation
 from sb3_carracing.evaluation import RECORDING_SEED
 from sb3_carracing.recording import record
 
@@ -24,7 +25,8 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     first = whole_number("--seed", args.seed, 0)
     seeds = range(first, first + whole_number("-n", args.n, 1))
-    agent = open_agent(args)
+    with preparation():
+        agent = open_agent(args)
     folder = args.output or agent.folder / "recordings"
     actions = "sample" if args.stochastic else "deterministic"
     try:

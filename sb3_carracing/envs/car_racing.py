@@ -4,9 +4,13 @@ Physics, rewards, endings and track are gymnasium's. This subclass overrides whe
 episode is truncated, and it asks the training rules after each frame.
 """
 
-from typing import Any, SupportsFloat
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, SupportsFloat, TypeVar
 
 import cv2
+import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.box2d import car_racing as stock
@@ -29,6 +33,8 @@ from sb3_carracing.envs.training_rules import off_road as off_road
 
 RENDERERS = ("fast", "stock")
 
+Result = TypeVar("Result")
+
 
 def to_gray(rgb: Observation) -> Observation:
     """Turn an RGB observation (H, W, 3) into grey (H, W) as OpenCV does: 0.299 R + 0.587 G + 0.114 B, rounded."""
@@ -41,6 +47,33 @@ class PlainAction(tuple[float, ...]):
     def astype(self, dtype: type) -> "PlainAction":
         """Return itself: Python's floats have the 64 bits that gymnasium asks for."""
         return self
+
+
+@dataclass
+class Asked:
+    """What the wrappers around a `CarRacing` ask of the call that is running.
+
+    Between two calls it says what the environment does by itself. A wrapper changes it during a call only, so that nobody
+    else who holds the environment sees a change.
+
+    Attributes:
+        frame_skip: Frames per step.
+        max_frames: Frames after which the episode is truncated.
+        drawn: Whether somebody looks at the observation that the call returns. If not, it is black.
+    """
+
+    frame_skip: int
+    max_frames: float = MAX_FRAMES
+    drawn: bool = True
+
+    def during(self, name: str, value: float, call: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
+        """Return what `call` returns while the attribute `name` has another value."""
+        before = getattr(self, name)
+        setattr(self, name, value)
+        try:
+            return call(*args, **kwargs)
+        finally:
+            setattr(self, name, before)
 
 
 class CarRacing(stock.CarRacing):
@@ -88,6 +121,8 @@ class CarRacing(stock.CarRacing):
         **training: Any,
     ) -> None:
         self.rules = TrainingRules(training, continuous=continuous)
+        self.frame_skip = whole_number("frame_skip", frame_skip, 1)
+        self.grayscale = bool(grayscale)
         self.renderer = one_of("renderer", renderer, RENDERERS)
         super().__init__(render_mode, verbose, lap_complete_percent, domain_randomize, continuous)
         EzPickle.__init__(
@@ -97,111 +132,118 @@ class CarRacing(stock.CarRacing):
             lap_complete_percent=lap_complete_percent,
             domain_randomize=domain_randomize,
             continuous=continuous,
+            frame_skip=self.frame_skip,
+            grayscale=self.grayscale,
             renderer=renderer,
             **training,
         )
         self.world = World((0, 0), contactListener=self.contactListener_keepref)
+        self._shape = (stock.STATE_H, stock.STATE_W) if self.grayscale else (stock.STATE_H, stock.STATE_W, 3)
+        self.observation_space = spaces.Box(0, 255, self._shape, np.uint8)
+        self.metadata = self.metadata | {"render_fps": stock.FPS / self.frame_skip}
+        self.asked = Asked(self.frame_skip)
         self._ground = Ground(self.world)
         self._camera: Camera | None = None
-        self._frame = Frame(self._rgb_observation)
+        this = weakref.proxy(self)
+        self._frame = Frame(lambda: this.observation(grayscale=False))
         self._inside_frame = False
-        self._drawn: Observation | None = None
-        self.set_view(frame_skip=frame_skip, grayscale=grayscale)
-
-    def set_view(self, *, frame_skip: int | None = None, grayscale: bool | None = None) -> None:
-        """Change what a step and an observation are, before the first reset; None leaves one as it is.
-
-        The wrappers `ActionRepeat` and `Grayscale` use it, so that the frames and colours they would throw away are
-        never drawn.
-
-        Raises:
-            UserError: `frame_skip` is below 1 or not whole.
-            RuntimeError: An episode has begun: whoever holds the observation space would be misled.
-        """
-        if self.car is not None:
-            raise RuntimeError("set_view must be called before the first reset")
-        if frame_skip is not None:
-            self.frame_skip = whole_number("frame_skip", frame_skip, 1)
-        if grayscale is not None:
-            self.grayscale = bool(grayscale)
-            shape = (stock.STATE_H, stock.STATE_W) if self.grayscale else (stock.STATE_H, stock.STATE_W, 3)
-            self.observation_space = spaces.Box(0, 255, shape, np.uint8)
-        # A copy or an unpickled twin is made by the constructor: it has to see the change.
-        self._ezpickle_kwargs |= {"frame_skip": self.frame_skip, "grayscale": self.grayscale}
+        self._drawn: dict[bool, Observation] = {}  # observations of this frame, in colour and in grey
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
         """Make a new track and return the first observation and `{"frames": ..., "score": ...}`."""
         self._score = 0.0
-        observation, _ = super().reset(seed=seed, options=options)
+        super().reset(seed=seed, options=options)
         self.rules.begin(self._frame, seed)
-        return observation, {"frames": self._frame.number, "score": self._score}
+        return self._seen(), {"frames": self._frame.number, "score": self._score}
 
     def step(self, action: Any) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
         """Play `frame_skip` frames under `action`, fewer where the episode ends, and draw the last one."""
+        if self.car is None:
+            raise gym.error.ResetNeeded("Cannot step an environment that has not been reset, or not since it was closed")
         if action is None:
             return self._first_step()
         if self.continuous:
             action = PlainAction(action.astype(np.float64).tolist())
-        total = self._play(action, self.frame_skip)
+        total = self._play(action, self.asked.frame_skip)
         frame = self._frame
         self.rules.after_step(frame, self._drive)
         info = frame.info
         info["frames"], info["score"], info["episode_over"] = frame.number, self._score, frame.over
         put_counts(info, Counts(self._score, frame.number, frame.over, info.get("lap_finished", False)))
-        self.state = self._render("state_pixels")
-        return self.state, total, frame.terminated, frame.truncated, info
+        return self._seen(), total, frame.terminated, frame.truncated, info
 
-    def _first_step(self) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Play what comes before the agent's first decision; gymnasium's `reset` ends in `step(None)`.
+    def observation(self, *, grayscale: bool | None = None) -> Observation:
+        """Return the observation of this moment, drawn when somebody asks for it first.
 
-        Its one frame without action is not counted (TimeLimit does not see it either); idle frames are.
+        Args:
+            grayscale: In grey (96, 96) or in colour (96, 96, 3); None for the environment's own.
         """
-        assert self.car is not None
+        grayscale = self.grayscale if grayscale is None else grayscale
+        if grayscale not in self._drawn:
+            self._drawn[grayscale] = self._draw(grayscale)
+        return self._drawn[grayscale]
+
+    def close(self) -> None:
+        """Close gymnasium's window and let go of all that takes memory. `reset` makes it anew."""
+        super().close()  # type: ignore[no-untyped-call]
+        self._destroy()
+        self.car = self.surf = self.state = None
+        self._drawn.clear()
+        self._camera = None
+        self._frame.start(None, ())
+        # The listeners know the environment: without them, no reference cycle keeps it waiting for the garbage collector.
+        self.world.contactListener = None
+        self.world.contactListener_bug_workaround = self.contactListener_keepref = None  # type: ignore[assignment]
+
+    def _seen(self) -> Observation:
+        """Return the observation, or a black one of its shape where nobody looks."""
+        self.state = seen = self.observation() if self.asked.drawn else np.zeros(self._shape, np.uint8)
+        return seen
+
+    def _first_step(self) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Play what comes before the agent's first decision. Gymnasium's `reset` ends in `step(None)`.
+
+        Its one frame without action is not counted, as in gymnasium, whose TimeLimit does not see it. Idle frames are.
+        """
         self.world.building_car = False
         self.car = FastCar(self.car)
         self._frame.start(self.car, self.road)
-        self._stock_frame(None)
+        self._drawn.clear()
+        self._inside_frame = True
+        try:
+            super().step(None)  # type: ignore[arg-type]
+        finally:
+            self._inside_frame = False
         idle = PlainAction((0.0, 0.0, 0.0)) if self.continuous else 0
-        for _ in range(self.rules.idle_frames):
-            self._scored_frame(idle)
-        self.state = self._render("state_pixels")
-        return self.state, 0.0, False, False, {}
+        self._play(idle, self.rules.idle_frames, ruled=False)
+        return None, 0.0, False, False, {}
 
-    def _play(self, action: Any, n_frames: int) -> float:
-        """Play up to `n_frames` frames under an action and return the sum of their rewards."""
-        frame, rules = self._frame, self.rules
+    def _play(self, action: Any, n_frames: int, *, ruled: bool = True) -> float:
+        """Play up to `n_frames` frames under one action and return the sum of their rewards; `_frame` is the last one."""
+        frame, rules, max_frames = self._frame, self.rules, self.asked.max_frames
+        ruled = ruled and rules.act_on_frames
         total = 0.0
-        for _ in range(n_frames):
-            self._scored_frame(action)
-            if rules.act_on_frames:
-                rules.after_frame(frame)
-            total += frame.reward
-            if frame.terminated or frame.truncated:
-                break
+        self._inside_frame = True
+        try:
+            for _ in range(n_frames):
+                self._drawn.clear()
+                _, reward, terminated, _, info = stock.CarRacing.step(self, action)
+                self._score += reward
+                frame.record(reward, terminated, max_frames, info)
+                if ruled:
+                    rules.after_frame(frame)
+                    reward, terminated = frame.reward, frame.terminated
+                total += reward
+                if terminated or frame.truncated:
+                    break
+        finally:
+            self._inside_frame = False
         return total
 
     def _drive(self, steering: float, gas: float, brake: float) -> bool:
         """Play one frame for a training rule; return whether the episode goes on."""
         self._play(PlainAction((steering, gas, brake)), 1)
         return not self._frame.over
-
-    def _scored_frame(self, action: Any) -> None:
-        """Play one frame that counts towards `frames`, `score` and the limit of 1000."""
-        reward, terminated, info = self._stock_frame(action)
-        frame = self._frame
-        frame.number += 1
-        self._score += reward
-        frame.record(reward, terminated, frame.number >= MAX_FRAMES, info)
-
-    def _stock_frame(self, action: Any) -> tuple[float, bool, dict[str, Any]]:
-        """Play one frame as gymnasium does, drawing nothing: its reward, whether it terminated, its info."""
-        self._drawn = None
-        self._inside_frame = True
-        try:
-            _, reward, terminated, _, info = super().step(action)
-        finally:
-            self._inside_frame = False
-        return float(reward), terminated, info
 
     def _destroy(self) -> None:
         if self.road:
@@ -241,8 +283,7 @@ class CarRacing(stock.CarRacing):
         """Draw the new track for our renderer and have its tiles' contacts reported."""
         on_touch = None
         if self.renderer == "fast":
-            if self._camera is None:
-                self._camera = Camera(grayscale=self.grayscale and not self.rules.needs_observations)
+            self._camera = self._camera or Camera()
             self._camera.start(self)
             on_touch = self._camera.touch
         # Box2D does not own its listener: the world's Python object has to keep it alive.
@@ -251,30 +292,34 @@ class CarRacing(stock.CarRacing):
 
     def _render(self, mode: str) -> Any:
         """Draw what gymnasium asks for; inside a frame nobody has asked yet whether it will be seen."""
-        if mode != "state_pixels":
-            return super()._render(mode)
-        if self._inside_frame:
+        if self._inside_frame and mode == "state_pixels":
             # Gymnasium draws before it takes off the frame's 0.1; the digits of a later drawing have to agree.
             self._drawn_score = self.reward
             return None
         if self.car is None:
             return None
-        observation = self._observation()
-        return to_gray(observation) if self.grayscale and observation.ndim == 3 else observation
+        if mode == "state_pixels":
+            return self.observation()
+        if mode == "human":
+            return self._show_in_window()
+        return super()._render(mode)
 
-    def _observation(self) -> Observation:
-        """Return this frame's observation, drawn at most once: in colour unless our renderer may draw grey directly."""
-        if self._drawn is None:
-            self._drawn = self._fast_observation() if self._camera is not None else self._stock_observation()
-        return self._drawn
+    def _show_in_window(self) -> Any:
+        """Show a frame; the window shows every one, at gymnasium's rate, whatever a step repeats."""
+        metadata, self.metadata = self.metadata, type(self).metadata
+        try:
+            return super()._render("human")
+        finally:
+            self.metadata = metadata
 
-    def _rgb_observation(self) -> Observation:
-        """Return this frame's observation for the rules that look at it."""
-        return self._observation()
+    def _draw(self, grayscale: bool) -> Observation:
+        if grayscale and (self._camera is None or self.rules.needs_observations):
+            return to_gray(self.observation(grayscale=False))
+        return self._stock_observation() if self._camera is None else self._fast_observation(grayscale)
 
-    def _fast_observation(self) -> Observation:
+    def _fast_observation(self, grayscale: bool) -> Observation:
         assert self._camera is not None
-        return self._camera.take(self.car, self.t, self._drawn_score)
+        return self._camera.take(self.car, self.t, self._drawn_score, grayscale=grayscale)
 
     def _stock_observation(self) -> Observation:
         score, self.reward = self.reward, self._drawn_score

@@ -1,4 +1,4 @@
-"""The table of environment ids; entry points are strings, so that registering loads neither pygame nor torch."""
+"""The environment ids. Entry points are strings, so that registering loads neither pygame nor torch."""
 
 from typing import Any, NamedTuple
 
@@ -14,25 +14,26 @@ class _Id(NamedTuple):
     views: tuple[WrapperSpec, ...]
 
 
-def _view(name: str, module: str = _WRAPPERS, **kwargs: Any) -> WrapperSpec:
+def _wrapper(name: str, module: str = _WRAPPERS, **kwargs: Any) -> WrapperSpec:
     return WrapperSpec(name, f"{module}:{name}", kwargs)
 
 
-_STACK_4 = _view("FrameStackObservation", "gymnasium.wrappers", stack_size=4, padding_type="reset")
+FRAME_LIMIT = _wrapper("FrameLimit")
+_STACK_4 = _wrapper("FrameStackObservation", "gymnasium.wrappers", stack_size=4, padding_type="reset")
 
-# Both seeds judge grass by the colour of every frame's picture, as gymnasium draws it: hence the stock renderer.
+# Both source projects judge grass by the colours of every frame, as gymnasium draws it: hence the stock renderer.
 _IDS = {
     "CarRacingFast-v3": _Id({}, ()),
     "CarRacingBlog-v3": _Id(
         {"renderer": "stock"},
-        (_view("ActionRepeat", frame_skip=8), _view("Grayscale"), _STACK_4),
+        (_wrapper("ActionRepeat", frame_skip=8), _wrapper("Grayscale"), _STACK_4),
     ),
     "CarRacingIurin-v3": _Id(
         {"renderer": "stock", "continuous": False},
         (
-            _view("ActionRepeat", frame_skip=4),
-            _view("Grayscale"),
-            _view("Crop", top=0, bottom=84, left=6, right=90),
+            _wrapper("ActionRepeat", frame_skip=4),
+            _wrapper("Grayscale"),
+            _wrapper("Crop", top=0, bottom=84, left=6, right=90),
             _STACK_4,
         ),
     ),
@@ -40,10 +41,18 @@ _IDS = {
 
 
 def register_envs() -> None:
-    """Register this package's ids with gymnasium; ids that are registered already stay as they are.
+    """Register this package's ids with gymnasium. Ids that are registered already stay as they are.
 
-    None of them carries `max_episode_steps`: gymnasium's TimeLimit counts steps, and a step here may be many frames.
+    Limit and reward threshold are those of gymnasium's `CarRacing-v3`. The limit is in frames, as around the stock
+    environment: `FrameLimit` sees to it that no view's repeat changes that.
     """
     for env_id, (kwargs, views) in _IDS.items():
         if env_id not in gym.registry:
-            gym.register(env_id, entry_point=CAR_RACING, kwargs=kwargs, additional_wrappers=views)
+            gym.register(
+                env_id,
+                entry_point=CAR_RACING,
+                kwargs=kwargs,
+                max_episode_steps=1000,
+                reward_threshold=900,
+                additional_wrappers=(FRAME_LIMIT, *views),
+            )

@@ -54,10 +54,13 @@ class Frame:
         self.car, self.road, self.number, self.excused = car, road, 0, set()
         self.terminated = self.truncated = False
 
-    def record(self, reward: float, terminated: bool, truncated: bool, info: dict[str, Any]) -> None:
-        """Take note of what gymnasium has returned for the next frame."""
-        self.reward, self.terminated, self.truncated, self.info = reward, terminated, truncated, info
-        self.over_in_gymnasium = terminated
+    def record(self, reward: float, terminated: bool, max_frames: float, info: dict[str, Any]) -> None:
+        """Take note of what gymnasium has returned for the next frame, and truncate at the limit."""
+        self.number += 1
+        self.reward = reward
+        self.terminated = self.over_in_gymnasium = terminated
+        self.truncated = self.number >= max_frames
+        self.info = info
         self._off_road = None
 
     @property

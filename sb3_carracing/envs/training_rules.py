@@ -1,12 +1,10 @@
 """The training rules: what a training may change about the rewards, the ends and the starts of CarRacing's episodes.
 
 A rule is one class that holds its options and its own state. The options become keyword arguments of `CarRacing`. They are
-off by default, and an evaluation drops them. This is a complete rule, here or in a program of one's own:
+off by default, and an evaluation drops them. This is a complete rule, here or in a user's own module::
 
     @training_rule
     class SteeringCost(TrainingRule):
-        \"\"\"Charge for turning the front wheels.\"\"\"
-
         steering_cost: float = option(0.0, at_least_0, "Cost per frame at full lock.")
 
         def change_reward(self, frame: Frame) -> float:

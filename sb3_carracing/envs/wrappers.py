@@ -1,54 +1,68 @@
 """Wrappers of the agent's view and reward, by dotted path in any rl-zoo3 YAML and around any fitting environment.
 
-What starts, ends or times an episode is not here but in `CarRacing` itself: rl-zoo3 and SB3 put `Monitor` below the
-wrappers of a YAML file, and an end that Monitor does not see leaves it without episodes.
+What starts, ends or times an episode is not here but in `CarRacing` itself: rl-zoo3 and SB3 put `Monitor` below the wrappers
+of a YAML file, and an end that Monitor does not see leaves it without episodes.
 
-Each wrapper takes a gymnasium environment and keywords; wrong values raise ValueError. Around this package's
-`CarRacing`, `ActionRepeat` and `Grayscale` set the environment itself, so that nothing is drawn to be thrown away.
+Each wrapper takes a gymnasium environment and keyword arguments, and raises `UserError` for wrong values. Around this
+package's `CarRacing`, `ActionRepeat` and `Grayscale` leave their work to the environment, so that nothing is drawn to be
+thrown away. They ask for it call by call (`CarRacing.asked`): to everybody else the environment stays as it was.
 """
 
+import math
 from collections.abc import Collection
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import RecordConstructorArgs
+from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
 
 from sb3_carracing.checks import finite_number, one_of, whole_number
 from sb3_carracing.envs.car_racing import CarRacing, mostly_green, off_road, to_gray
 from sb3_carracing.envs.fast.renderer import Observation
-from sb3_carracing.envs.training_rules import GRASS_RULES
+from sb3_carracing.envs.training_rules import GRASS_RULES, MAX_FRAMES
+from sb3_carracing.errors import UserError
 
 Env = gym.Env[Any, Any]
+Step = tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]
 
-# Through these a change of the environment below is seen as if it happened above them. By name, because SB3's module
-# loads torch, which the environments do not need.
-_SEE_THROUGH = {
-    "gymnasium.wrappers.common.PassiveEnvChecker",
-    "gymnasium.wrappers.common.OrderEnforcing",
+# Wrappers through which a CarRacing may be asked, since they do not look at observations, nor at rewards frame by frame. By
+# name, because SB3's module loads torch, which the environments do not need.
+_OF_GYM_MAKE = {"gymnasium.wrappers.common.PassiveEnvChecker", "gymnasium.wrappers.common.OrderEnforcing"}
+_TRANSPARENT = _OF_GYM_MAKE | {
     "stable_baselines3.common.monitor.Monitor",
+    "sb3_carracing.envs.wrappers.FrameLimit",
     "sb3_carracing.envs.wrappers.ActionRepeat",
-    "sb3_carracing.envs.wrappers.Grayscale",
     "sb3_carracing.envs.wrappers.SignedPedals",
 }
+_TRANSFORM_OBSERVATIONS = {"sb3_carracing.envs.wrappers.Grayscale", "sb3_carracing.envs.wrappers.Crop"}
 
 
-def _car_racing_below(env: Env, see_through: Collection[str]) -> CarRacing | None:
-    """Return the CarRacing at the bottom if its view may still be set from above `env`, else None.
-
-    None where a wrapper in between would notice (one that counts steps, say), or where an episode has begun.
-    """
+def _car_racing_below(env: Env, transparent: Collection[str]) -> CarRacing | None:
+    """Return the CarRacing at the bottom if all wrappers around it are transparent, else None."""
     while isinstance(env, gym.Wrapper):
-        if f"{type(env).__module__}.{type(env).__qualname__}" not in see_through:
+        if f"{type(env).__module__}.{type(env).__qualname__}" not in transparent:
             return None
         env = env.env
-    return env if isinstance(env, CarRacing) and env.car is None else None
+    if isinstance(env, CarRacing) and (type(env).step, type(env).reset) == (CarRacing.step, CarRacing.reset):
+        return env
+    return None  # A subclass with a step of its own may count or change single frames.
 
 
 def _image_space(env: Env, wrapper: str, in_colour: bool = False) -> spaces.Box:
-    """Return the env's space of uint8 pictures (H, W) or (H, W, C), or only (H, W, 3) if `in_colour`; else ValueError."""
+    """Return the space of an env with uint8 images.
+
+    Args:
+        env: The environment.
+        wrapper: Name for the error message.
+        in_colour: Accept shapes (H, W, 3) only, instead of (H, W) and (H, W, C).
+
+    Raises:
+        UserError: The space is another one.
+    """
     space = env.observation_space
     if (
         isinstance(space, spaces.Box)
@@ -57,13 +71,21 @@ def _image_space(env: Env, wrapper: str, in_colour: bool = False) -> spaces.Box:
     ):
         return space
     shapes = "(height, width, 3)" if in_colour else "(height, width[, channels])"
-    raise ValueError(f"{wrapper} needs uint8 pictures of shape {shapes}, got the observation space {space}")
+    raise UserError(f"{wrapper} needs uint8 observations of shape {shapes}, got the observation space {space}")
 
 
 class ActionRepeat(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Repeat each action for `frame_skip` steps of `env` and sum their rewards, up to the episode's end.
 
-    Around this package's `CarRacing` the environment repeats by itself and draws only the last frame.
+    Around this package's `CarRacing` the environment repeats the action by itself and draws only the last frame. A `Monitor`
+    between the two then counts decisions in its `l`, as one outside of this wrapper does. Around any other environment a
+    `Monitor` below counts the single steps. Its `r` is the same sum.
+
+    `metadata["render_fps"]` is that of `env` divided by `frame_skip`, so that a film of every step runs at the right speed.
+
+    Args:
+        env: Any environment.
+        frame_skip: Steps of `env` per step, at least 1.
 
     Example:
         >>> env = ActionRepeat(gym.make("CarRacing-v3"), frame_skip=8)
@@ -77,15 +99,18 @@ class ActionRepeat(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         RecordConstructorArgs.__init__(self, frame_skip=frame_skip)
         super().__init__(env)
         self.frame_skip = whole_number("frame_skip", frame_skip, 1)
-        car_racing = _car_racing_below(env, {*_SEE_THROUGH, "sb3_carracing.envs.wrappers.Crop"})
-        if car_racing is not None:
-            car_racing.set_view(frame_skip=car_racing.frame_skip * self.frame_skip)
-        self._repeats_here = 1 if car_racing is not None else self.frame_skip
+        self._car_racing = _car_racing_below(env, _TRANSPARENT | _TRANSFORM_OBSERVATIONS)
+        # An environment that renders lists renders one image per step of its own.
+        if "render_fps" in env.metadata and not str(env.render_mode).endswith("_list"):
+            self.metadata = env.metadata | {"render_fps": env.metadata["render_fps"] / self.frame_skip}
 
-    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> Step:
         """Return the last observation and info, and the sum of the rewards."""
+        if self._car_racing is not None:
+            asked = self._car_racing.asked
+            return asked.during("frame_skip", asked.frame_skip * self.frame_skip, self.env.step, action)
         total = 0.0
-        for _ in range(self._repeats_here):
+        for _ in range(self.frame_skip):
             observation, reward, terminated, truncated, info = self.env.step(action)
             total += float(reward)
             if terminated or truncated:
@@ -94,9 +119,10 @@ class ActionRepeat(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
 
 class Grayscale(gym.ObservationWrapper[Observation, Any, Any], RecordConstructorArgs):
-    """Turn pictures (H, W, 3) into grey (H, W): 0.299 R + 0.587 G + 0.114 B, the weights of both seeds.
+    """Turn observations (H, W, 3) into grey (H, W): 0.299 R + 0.587 G + 0.114 B, the weights of both source projects.
 
-    Gymnasium's own `GrayscaleObservation` has other weights (0.2125, 0.7154, 0.0721).
+    Gymnasium's own `GrayscaleObservation` has other weights (0.2125, 0.7154, 0.0721). Around this package's `CarRacing` the
+    environment draws in grey instead of in colour.
 
     Example:
         >>> env = Grayscale(gym.make("CarRacing-v3"))
@@ -108,21 +134,71 @@ class Grayscale(gym.ObservationWrapper[Observation, Any, Any], RecordConstructor
         RecordConstructorArgs.__init__(self)
         space = _image_space(env, "Grayscale", in_colour=True)
         super().__init__(env)
-        car_racing = _car_racing_below(env, _SEE_THROUGH)
-        if car_racing is not None:
-            car_racing.set_view(grayscale=True)
-        self._converts_here = car_racing is None
+        self._car_racing = _car_racing_below(env, _TRANSPARENT)
         self.observation_space = spaces.Box(0, 255, space.shape[:2], np.uint8)
 
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
+        """Return the first observation in grey."""
+        if self._car_racing is None:
+            return super().reset(seed=seed, options=options)
+        _, info = self._car_racing.asked.during("drawn", False, self.env.reset, seed=seed, options=options)
+        return self._car_racing.observation(grayscale=True), info
+
+    def step(self, action: Any) -> Step:
+        """Return what `env` returns, the observation in grey."""
+        if self._car_racing is None:
+            return super().step(action)
+        _, reward, terminated, truncated, info = self._car_racing.asked.during("drawn", False, self.env.step, action)
+        return self._car_racing.observation(grayscale=True), reward, terminated, truncated, info
+
     def observation(self, observation: Observation) -> Observation:
-        """Return the grey picture (H, W)."""
-        return to_gray(observation) if self._converts_here else observation
+        """Return the observation in grey (H, W)."""
+        return to_gray(observation)
+
+
+class FrameLimit(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Let `CarRacing` itself keep the limit that `gym.make` is given, in the middle of a repeat too.
+
+    This package's ids put it around the environment, where it takes the place of gymnasium's `TimeLimit`. That one counts
+    steps, and a step may be many frames. The registered limit of 1000 means 1000 frames. Any other `max_episode_steps` means
+    steps of the environment below the views, which are frames unless its keyword `frame_skip` says otherwise; -1 means no
+    limit. `spec.max_episode_steps` holds the limit in such steps.
+
+    Around other environments, and around another `FrameLimit`, it does nothing.
+    """
+
+    def __init__(self, env: Env) -> None:
+        RecordConstructorArgs.__init__(self)
+        within, limit = (env.env, env._max_episode_steps) if isinstance(env, TimeLimit) else (env, None)
+        self._car_racing = _car_racing_below(within, _OF_GYM_MAKE)
+        super().__init__(env if self._car_racing is None else within)
+        if self._car_racing is not None:
+            skip = self._car_racing.frame_skip
+            stock_limit = math.ceil(MAX_FRAMES / skip)
+            self._max_steps = stock_limit if limit == MAX_FRAMES else limit
+            self._max_frames = math.inf if limit is None else MAX_FRAMES if self._max_steps == stock_limit else limit * skip
+
+    @property
+    def spec(self) -> EnvSpec | None:  # type: ignore[override]
+        """Specification of `env`, with the limit in steps."""
+        spec = super().spec
+        if spec is not None and self._car_racing is not None:
+            spec.max_episode_steps = self._max_steps
+        return spec
+
+    def step(self, action: Any) -> Step:
+        """Return what `env` returns under the limit."""
+        if self._car_racing is None:
+            return self.env.step(action)
+        return self._car_racing.asked.during("max_frames", self._max_frames, self.env.step, action)
 
 
 class Crop(gym.ObservationWrapper[Observation, Any, Any], RecordConstructorArgs):
-    """Keep rows `top` to `bottom` and columns `left` to `right` of a picture, the last of each left out.
+    """Keep rows `top` to `bottom` and columns `left` to `right` of an image, without the last of each.
 
-    Example (the first seed's 84x84 without the dashboard):
+    Example:
+        The Iurin implementation's 84x84, without the dashboard:
+
         >>> env = Crop(gym.make("CarRacing-v3"), top=0, bottom=84, left=6, right=90)
         >>> env.observation_space.shape
         (84, 84, 3)
@@ -141,20 +217,20 @@ class Crop(gym.ObservationWrapper[Observation, Any, Any], RecordConstructorArgs)
         self.observation_space = spaces.Box(space.low[self._window], space.high[self._window], dtype=np.uint8)
 
     def observation(self, observation: Observation) -> Observation:
-        """Return the window of the picture, a view of it."""
+        """Return the window, a view of the observation."""
         return observation[self._window]
 
 
 class GrassPenalty(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Subtract `penalty` from the reward of every step of `env` that ends on the grass.
 
-    One penalty a step: inside of `ActionRepeat`, or as `CarRacing`'s own `grass_penalty`, it is one a frame.
+    The penalty is due once per step. Inside `ActionRepeat`, or as `CarRacing`'s own `grass_penalty`, that is once per frame.
 
     Args:
-        env: any CarRacing for the rule "wheels"; any environment of RGB pictures for "green".
-        penalty: at least 0.
+        env: Any CarRacing for the rule "wheels", any environment with RGB observations for "green".
+        penalty: At least 0.
         rule: "wheels": no wheel touches the road. "green": the observation's mean green is above `green_threshold`.
-        green_threshold: 0 to 255; the seeds have 180 and 185.
+        green_threshold: 0 to 255. The Iurin implementation has 180, the blog implementation 185.
 
     Example:
         >>> env = GrassPenalty(gym.make("CarRacing-v3"), penalty=0.05, rule="green", green_threshold=185)
@@ -169,10 +245,10 @@ class GrassPenalty(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         if rule == "green":
             _image_space(env, "GrassPenalty with rule='green'", in_colour=True)
         elif not hasattr(env.unwrapped, "car"):
-            raise ValueError(f"GrassPenalty with rule='wheels' needs a CarRacing environment, got {env.unwrapped}")
+            raise UserError(f"GrassPenalty with rule='wheels' needs a CarRacing environment, got {env.unwrapped}")
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Return what `env` returns, the reward less the penalty where it is due."""
+        """Return what `env` returns, with the penalty subtracted where it is due."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         if self._on_grass(observation):
             reward = float(reward) - self.penalty
@@ -204,7 +280,7 @@ class ScaleReward(gym.RewardWrapper[Any, Any], RecordConstructorArgs):
 class SignedPedals(gym.ActionWrapper[Any, NDArray[np.float32], Any], RecordConstructorArgs):
     """Drive CarRacing with two actions in [-1, 1]: steering, and one pedal: gas above zero, brake below.
 
-    An untrained policy then neither brakes nor accelerates on average, where three actions make it brake at one half.
+    On average an untrained policy then neither brakes nor accelerates. With three actions it brakes at one half.
 
     Example:
         >>> env = SignedPedals(gym.make("CarRacing-v3"))
@@ -215,7 +291,7 @@ class SignedPedals(gym.ActionWrapper[Any, NDArray[np.float32], Any], RecordConst
     def __init__(self, env: Env) -> None:
         RecordConstructorArgs.__init__(self)
         if not isinstance(env.action_space, spaces.Box) or env.action_space.shape != (3,):
-            raise ValueError(f"SignedPedals needs three continuous actions, got the action space {env.action_space}")
+            raise UserError(f"SignedPedals needs three continuous actions, got the action space {env.action_space}")
         super().__init__(env)
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
 

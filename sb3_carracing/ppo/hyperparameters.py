@@ -4,7 +4,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias, get_args
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 from gymnasium import spaces
@@ -17,9 +17,6 @@ from sb3_carracing.errors import UserError
 from sb3_carracing.ppo.losses import ValueLoss
 from sb3_carracing.ppo.policies import Autocast
 from sb3_carracing.system import memory_size
-
-if TYPE_CHECKING:
-    from sb3_carracing.ppo.beta_ppo import BetaPPO
 
 # What is valid, in words and as a function.
 Check: TypeAlias = tuple[str, Callable[[Any], bool]]
@@ -94,7 +91,7 @@ def check_value(name: str, value: Any) -> None:
         raise UserError(f"{name} must be {words}, got {value!r}")
 
 
-def check(model: "BetaPPO") -> None:
+def check(model: Any) -> None:
     """Check all hyperparameters of a model.
 
     Raises:
@@ -112,7 +109,7 @@ def check(model: "BetaPPO") -> None:
     _check_memory(model)
 
 
-def check_learn(model: "BetaPPO", total_timesteps: int, log_interval: int | None) -> None:
+def check_learn(model: Any, total_timesteps: int, log_interval: int | None) -> None:
     """Check what `learn` needs.
 
     Raises:
@@ -136,7 +133,7 @@ def as_schedule(name: str, value: float | Schedule) -> Schedule:
     return FloatSchedule(value if callable(value) else float(value))
 
 
-def warn_of_truncated_minibatch(model: "BetaPPO") -> None:
+def warn_of_truncated_minibatch(model: Any) -> None:
     """Warn, in stock PPO's words, when the last minibatch of an epoch is smaller than the others."""
     if model.env is None or not (_is_whole(model.n_steps, 1) and _is_whole(model.batch_size, 1)):
         return
@@ -152,7 +149,7 @@ def warn_of_truncated_minibatch(model: "BetaPPO") -> None:
         )
 
 
-def _assert_as_stock_ppo(model: "BetaPPO") -> None:
+def _assert_as_stock_ppo(model: Any) -> None:
     """Raise stock PPO's assertions, in its words."""
     # A single advantage has no standard deviation.
     if model.normalize_advantage and _is_whole(model.batch_size):
@@ -164,10 +161,10 @@ def _assert_as_stock_ppo(model: "BetaPPO") -> None:
             f"`n_steps * n_envs` must be greater than 1. Currently n_steps={model.n_steps} and n_envs={model.env.num_envs}"
         )
     if _is_number(model.clip_range_vf):
-        assert model.clip_range_vf > 0, "`clip_range_vf` must be positive, pass `None` to deactivate vf clipping"  # type: ignore[operator]
+        assert model.clip_range_vf > 0, "`clip_range_vf` must be positive, pass `None` to deactivate vf clipping"
 
 
-def _check_memory(model: "BetaPPO") -> None:
+def _check_memory(model: Any) -> None:
     """Refuse a rollout that is larger than the machine's memory; an agent that is loaded only to play collects none."""
     available = memory_size()
     if model.env is None or available is None:

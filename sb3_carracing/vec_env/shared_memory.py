@@ -97,6 +97,10 @@ class SharedMemoryVecEnv(VecEnv):
             self.close()
             raise
 
+    def __reduce__(self) -> Any:
+        # A copied connection would close the original one when it is collected.
+        raise TypeError("A SharedMemoryVecEnv cannot be copied or pickled: it owns its worker processes")
+
     @staticmethod
     def is_supported() -> bool:
         """Return whether this system has what the class needs, which is Linux's."""

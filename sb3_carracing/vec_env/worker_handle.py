@@ -6,6 +6,7 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing import reduction
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -155,7 +156,8 @@ class WorkerHandle:
     def _hung(self, seconds: float) -> WorkerError:
         """Have the worker write where it is, and kill it."""
         assert self.process.pid is not None
-        os.kill(self.process.pid, signal.SIGUSR1)
+        with suppress(ProcessLookupError):
+            os.kill(self.process.pid, signal.SIGUSR1)
         self.process.join(0.5)
         self.process.kill()
         return WorkerError(

@@ -3,6 +3,7 @@
 import importlib.util
 import inspect
 import math
+import sys
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,7 @@ def check(algo: str, hyperparams: dict[str, Any]) -> dict[str, Any]:
     for name in _VALID.keys() & hyperparams.keys():
         value = _checked(name, hyperparams[name])
         if value is not hyperparams[name]:
-            print(f"{name}: {hyperparams[name]!r} is text, read as the number {value!r}")
+            print(f"{name}: {hyperparams[name]!r} is text, read as the number {value!r}", file=sys.stderr)
             numbers[name] = value
     algorithm = ALGOS[algo]
     check_keywords(algorithm.__name__, algorithm, set(hyperparams) - _OF_RL_ZOO3)

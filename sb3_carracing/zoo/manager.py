@@ -110,7 +110,7 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         if gym.spec(self.env_name.gym_id).entry_point == CAR_RACING:
             self.monitor_kwargs.setdefault("info_keywords", ("score", "frames"))
         try:
-            if self.vec_env_class is not DummyVecEnv:
+            if not issubclass(self.vec_env_class, DummyVecEnv):
                 self._make_one_here()
             env: VecEnv = super().create_envs(*args, **kwargs)
         except gym.error.Error as error:

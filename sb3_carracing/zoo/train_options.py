@@ -33,11 +33,16 @@ def check_train_options(args: argparse.Namespace) -> None:
     """
     for name, smallest in _NUMBERS.items():
         or_default(_spelled(name), getattr(args, name), smallest)
+    if args.log_interval == 0:
+        raise UserError("--log-interval must be at least 1, -1 for the default or -2 for no log, got 0")
     whole_number("--eval-episodes", args.eval_episodes, 1)
     whole_number("--n-eval-envs", args.n_eval_envs, 1)
     if args.optimize_hyperparameters:
         if args.trial_id is not None or args.trained_agent:
             raise UserError("--trial-id and -i train an agent: they do not go with -optimize")
+        for option, given in (("-tb", args.tensorboard_log), ("--save-freq", args.save_freq > 0)):
+            if given:
+                raise UserError(f"{option} does not go with -optimize: a trial writes no such files")
         return
     given = [name for name, default in _OF_A_SEARCH.items() if getattr(args, name) != default]
     if given:

@@ -75,8 +75,6 @@ class TuningManager(CarRacingExperimentManager):
             raise UserError(f"there is no search space for {self.algo!r}; valid: {', '.join(sorted(HYPERPARAMS_SAMPLER))}")
         self.heartbeat_interval = getattr(self.args, "heartbeat_interval", HEARTBEAT_INTERVAL)
         self.study_name = self.study_name or f"{self.algo}_{self.env_name}"
-        # Hidden from upstream, which would only warn.
-        self.tensorboard_log = None
         self._entry: dict[str, Any] = {}
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -140,8 +140,8 @@ def test_wrappers_of_the_training_are_repeated_without_those_for_rewards_or_ends
         model.learn(2, callback)
     validated = callback._factory()
     assert validated.observation_space == env.venv.observation_space
-    assert (validated.unwrapped.frame_skip, validated.unwrapped.renderer) == (4, "stock")
-    assert validated.unwrapped.rules.off_road_frames == 0
+    assert (validated.get_wrapper_attr("frame_skip"), validated.unwrapped.renderer) == (4, "stock")
+    assert validated.unwrapped.rules.options["off_road_frames"] == 0
     assert validated.spec.max_episode_steps is None
     blog = PPO("MlpPolicy", "CarRacingBlog-v3", n_steps=2, policy_kwargs={"net_arch": [2]}, device="cpu")
     callback.init_callback(blog)

@@ -174,7 +174,7 @@ def test_interrupt_saves_the_agent_and_a_second_start_gets_its_own_folder(tmp_pa
     assert agent.stat().st_mtime_ns == saved
 
 
-@pytest.mark.parametrize(("command", "library"), [("train", "rl_zoo3"), ("tune", "optuna")])
+@pytest.mark.parametrize(("command", "library"), [("train", "rl_zoo3"), ("enjoy", "huggingface_sb3")])
 def test_a_missing_library_is_named(tmp_path: Path, command: str, library: str) -> None:
     # None in sys.modules makes an import fail as if the library were not installed.
     program = f"import sys; sys.modules[{library!r}] = None; from sb3_carracing.__main__ import main; main([{command!r}])"

@@ -96,9 +96,9 @@ def assert_same_episode(theirs: Any, mine: Any, make_driver: Any, seed: int, n_f
 
 @pytest.fixture(scope="module")
 def cheap() -> Any:
-    """Our environment, its own pictures left out: only physics is compared here."""
+    """Our environment, its own observations left out: only physics is compared here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CarRacing, "_fast_observation", lambda self: cheap_render(self, "state_pixels"))
+        patch.setattr(CarRacing, "_fast_observation", lambda self, grayscale: cheap_render(self, "state_pixels"))
         yield
 
 
@@ -211,7 +211,7 @@ class AnyCheckpoints(np.random.Generator):
 
 @pytest.mark.parametrize("render_mode", [None, "rgb_array"])
 def test_tiles_take_the_roads_colour_as_in_gymnasium(render_mode: str | None, cheap: None) -> None:
-    """To the frame where people may see gymnasium's own picture; else one tile may wait for the first wheel."""
+    """To the frame where people may see gymnasium's own rendering; else one tile may wait for the first wheel."""
     theirs, mine = Undrawn(), CarRacing(render_mode=render_mode)
     for env in (theirs, mine):
         env.reset(seed=3)

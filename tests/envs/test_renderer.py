@@ -1,4 +1,4 @@
-"""The fast picture against gymnasium's, drawn from the same track and car: whole pictures, and part by part."""
+"""The fast observation against gymnasium's, drawn from the same track and car: whole observations, and part by part."""
 
 import math
 from types import SimpleNamespace
@@ -17,11 +17,11 @@ from sb3_carracing.envs.car_racing import CarRacing, to_gray
 from sb3_carracing.envs.fast import dashboard, renderer, texture
 from sb3_carracing.envs.fast.camera import Camera
 
-LIMIT, LIMIT_RANDOMIZED = 1.5, 3.0  # mean absolute difference of a whole picture, in grey levels
-Picture = NDArray[np.uint8]
+LIMIT, LIMIT_RANDOMIZED = 1.5, 3.0  # mean absolute difference of a whole observation, in grey levels
+Observation = NDArray[np.uint8]
 
 
-def difference(first: Picture, second: Picture) -> float:
+def difference(first: Observation, second: Observation) -> float:
     return float(np.mean(cv2.absdiff(first, second)))
 
 
@@ -30,45 +30,44 @@ class Pair:
 
     def __init__(self, seed: int, **kwargs: Any) -> None:
         self.env = stock.CarRacing(**kwargs)
-        self.cameras = {gray: Camera(grayscale=gray) for gray in (False, True)}
+        self.camera = Camera()
         self.reset(seed)
 
     def reset(self, seed: int) -> None:
         self.env.reset(seed=seed)
-        for camera in self.cameras.values():
-            camera.start(self.env)
+        self.camera.start(self.env)
 
-    def pictures(self) -> tuple[Picture, Picture, Picture]:
-        """Gymnasium's picture of the present moment, ours in colour and ours in grey."""
+    def observations(self) -> tuple[Observation, Observation, Observation]:
+        """Gymnasium's observation of the present moment, ours in colour and ours in grey."""
         env = self.env
-        colour, gray = (self.cameras[gray].take(env.car, env.t, env.reward) for gray in (False, True))
+        colour, gray = (self.camera.take(env.car, env.t, env.reward, grayscale=gray) for gray in (False, True))
         return env._render("state_pixels"), colour, gray
 
     def assert_alike(self, limit: float) -> None:
-        official, colour, gray = self.pictures()
+        official, colour, gray = self.observations()
         assert difference(official, colour) <= limit
         assert difference(to_gray(official), gray) <= limit
         assert np.max(cv2.absdiff(to_gray(colour), gray)) <= 1
         assert_bars_end_together(official, colour)
-        # The car is a hundredth of the picture: without this it could be missing.
+        # The car is a hundredth of the observation: without this it could be missing.
         car = (renderer.CAR_ROWS, renderer.CAR_COLUMNS)
         assert difference(official[car], colour[car]) <= 12.0
 
 
-def bar_lengths(picture: Picture) -> NDArray[np.float64]:
-    """Lengths in picture pixels of speed, the middles of the wheels' bars, steering and turning, from their mass."""
-    strip = picture[84:].astype(float)
+def bar_lengths(observation: Observation) -> NDArray[np.float64]:
+    """Lengths in pixels of speed, the middles of the wheels' bars, steering and turning, from their mass."""
+    strip = observation[84:].astype(float)
     upright = [strip[:, column].sum(axis=0).max() / 253 for column in (13, 18, 20, 22, 25)]
     sideways = [strip[4, 30:72, 1].sum() / 253, strip[4, 50:, 0].sum() / 253]
     return np.array(upright + sideways)
 
 
-def assert_bars_end_together(official: Picture, ours: Picture) -> None:
+def assert_bars_end_together(official: Observation, ours: Observation) -> None:
     assert np.max(np.abs(bar_lengths(official) - bar_lengths(ours))) <= 1.0
 
 
 def place_anywhere(env: Any, rng: np.random.Generator, time: float) -> None:
-    """Put the car anywhere on the field or just off it, in any state that a picture shows."""
+    """Put the car anywhere on the field or just off it, in any state that a observation shows."""
     car = env.car
     env.t, env.reward = time, rng.uniform(-100, 1000)
     if rng.random() < 0.7:
@@ -147,7 +146,7 @@ def test_whole_randomized_episodes_look_like_gymnasiums(seed: int, driven: bool)
     assert_episode_alike(200 + seed, driven, every=5, n_frames=1000, domain_randomize=True)
 
 
-def test_grey_is_the_colour_picture_converted() -> None:
+def test_grey_is_the_colour_observation_converted() -> None:
     colour, gray = CarRacing(frame_skip=4), CarRacing(frame_skip=4, grayscale=True)
     first, second = colour.reset(seed=5)[0], gray.reset(seed=5)[0]
     drive = CentreLineDriver(colour)
@@ -162,9 +161,10 @@ def test_a_new_track_leaves_nothing_of_the_last_one(gray: bool) -> None:
     """Colours that change and colours that stay; a texture that restores and one that is painted whole."""
     first, second = (Pair(seed) for seed in (1, 2))
     randomized = Pair(3, domain_randomize=True)
-    used, fresh = Camera(grayscale=gray), Camera(grayscale=gray)
+    used, fresh = Camera(), Camera()
     for pair in (first, randomized, first, second):
         used.start(pair.env)
+        used.take(pair.env.car, 2.0, 0.0, grayscale=gray)
         used.touch(5)
     fresh.start(second.env)
     fresh.touch(5)
@@ -172,8 +172,8 @@ def test_a_new_track_leaves_nothing_of_the_last_one(gray: bool) -> None:
     for time in (0.02, 0.2, 0.4, 0.9, 2.0, 3.0):
         place_anywhere(second.env, rng, time)
         view = (second.env.car, time, 0.0)
-        assert np.array_equal(used.take(*view), fresh.take(*view))
-    assert np.array_equal(used._renderer._texture.texels, fresh._renderer._texture.texels)
+        assert np.array_equal(used.take(*view, grayscale=gray), fresh.take(*view, grayscale=gray))
+    assert np.array_equal(used._renderers[gray]._texture.texels, fresh._renderers[gray]._texture.texels)
 
 
 def test_a_touched_tile_takes_the_roads_colour() -> None:
@@ -183,10 +183,10 @@ def test_a_touched_tile_takes_the_roads_colour() -> None:
     tile = next(i for i, t in enumerate(env.road) if i > 20 and (t.color != env.road_color).all())
     x, y = np.mean(env.track[tile - 1 : tile + 1], axis=0)[2:]
     env.car.hull.position, env.car.hull.angle = (x, y - 8), 0.0
-    _, before, _ = pair.pictures()
+    _, before, _ = pair.observations()
     env.road[tile].color[:] = env.road_color
-    pair.cameras[False].touch(tile)
-    official, after, _ = pair.pictures()
+    pair.camera.touch(tile)
+    official, after, _ = pair.observations()
     changed = np.argwhere(np.any(before != after, axis=2))
     assert len(changed) > 20
     assert tuple(after[tuple(np.median(changed, axis=0).astype(int))]) == (100, 100, 100)
@@ -219,7 +219,7 @@ def test_digits_are_gymnasiums(score: float) -> None:
     pair = Pair(1)
     place_anywhere(pair.env, np.random.default_rng(0), 2.0)
     pair.env.reward = score
-    official, colour, gray = pair.pictures()
+    official, colour, gray = pair.observations()
     assert official[84:, :12].max() > 100
     assert np.max(cv2.absdiff(official[84:, :12], colour[84:, :12])) <= 1
     assert np.max(cv2.absdiff(to_gray(official)[84:, :12], gray[84:, :12])) <= 1
@@ -248,8 +248,8 @@ def test_geometry_is_gymnasiums() -> None:
     assert renderer.STRIPE_COLOR == car_dynamics.WHEEL_WHITE
 
 
-def test_every_picture_is_its_own() -> None:
-    camera = Pair(1).cameras[True]
+def test_every_observation_is_its_own() -> None:
+    camera = Pair(1).camera
     env = Pair(1).env
     camera.start(env)
     first = camera.take(env.car, 2.0, 0.0)

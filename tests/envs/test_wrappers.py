@@ -3,16 +3,19 @@
 import copy
 import doctest
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
-from drivers import OutwardDriver, cheap_render
+from drivers import CentreLineDriver, OutwardDriver, cheap_render
 from gymnasium import spaces
 from gymnasium.envs.box2d import car_racing as stock
-from gymnasium.wrappers import FrameStackObservation, TimeLimit
+from gymnasium.wrappers import FrameStackObservation, TimeAwareObservation, TimeLimit, TransformObservation
+from gymnasium.wrappers.common import OrderEnforcing, PassiveEnvChecker
 from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import StopTrainingOnRewardThreshold
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
@@ -20,13 +23,13 @@ from stable_baselines3.common.monitor import Monitor
 import sb3_carracing  # noqa: F401  (registers the ids)
 from sb3_carracing.envs import wrappers
 from sb3_carracing.envs.car_racing import CarRacing, off_road, to_gray
-from sb3_carracing.envs.wrappers import ActionRepeat, Crop, GrassPenalty, Grayscale, ScaleReward, SignedPedals
+from sb3_carracing.envs.wrappers import ActionRepeat, Crop, FrameLimit, GrassPenalty, Grayscale, ScaleReward, SignedPedals
 
 GAS = np.array([0.0, 1.0, 0.0], np.float32)
 
 
 class Flicker(gym.Env):
-    """Random pictures 20x30; the n-th step is worth n and the last one ends the episode."""
+    """Random images 20x30; the n-th step is worth n and the last one ends the episode."""
 
     def __init__(self, n_steps: int = 10, shape: tuple[int, ...] = (20, 30, 3), dtype: Any = np.uint8) -> None:
         self.observation_space = spaces.Box(0, 255, shape, dtype)
@@ -36,13 +39,13 @@ class Flicker(gym.Env):
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
         self.n = 0
-        return self._picture(), {}
+        return self._image(), {}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
         self.n += 1
-        return self._picture(), float(self.n), self.n == self.n_steps, False, {"n": self.n}
+        return self._image(), float(self.n), self.n == self.n_steps, False, {"n": self.n}
 
-    def _picture(self) -> np.ndarray:
+    def _image(self) -> np.ndarray:
         return self.np_random.integers(0, 256, self.observation_space.shape).astype(self.observation_space.dtype)
 
 
@@ -69,7 +72,7 @@ def theirs(**kwargs: Any) -> gym.Env:
 
 
 def episodes_equal(one: gym.Env, other: gym.Env, n_steps: int = 1000, seed: int = 3) -> None:
-    """Drive both off the field with the same actions: same spaces, pictures, rewards and ends."""
+    """Drive both off the field with the same actions: same spaces, observations, rewards and ends."""
     assert one.observation_space == other.observation_space
     assert one.action_space == other.action_space
     assert np.array_equal(one.reset(seed=seed)[0], other.reset(seed=seed)[0])
@@ -104,7 +107,8 @@ def test_action_repeat_is_the_same_on_stock_and_on_ours(drawings: list[str]) -> 
 
 def test_repeats_of_repeats_multiply(drawings: list[str]) -> None:
     nested = ActionRepeat(ActionRepeat(ours(frame_skip=2), 3), 2)
-    assert nested.unwrapped.frame_skip == 12
+    nested.reset(seed=0)
+    assert nested.step(GAS)[4]["frames"] == 12
     episodes_equal(ActionRepeat(theirs(), 12), nested)
 
 
@@ -139,7 +143,7 @@ def test_a_wrapper_that_counts_frames_still_counts_frames(drawings: list[str]) -
     limited.reset(seed=0)
     ends = [limited.step(GAS)[3] for _ in range(4)]
     assert ends == [False, False, False, True]
-    assert limited.unwrapped.frame_skip == 1
+    assert limited.unwrapped.step(GAS)[4]["frames"] == 31
     punished = [ActionRepeat(GrassPenalty(env, 0.5), 8) for env in (theirs(), ours())]
     episodes_equal(*punished)
 
@@ -148,8 +152,201 @@ def test_wrapping_a_used_env_changes_nothing_below(drawings: list[str]) -> None:
     used = ours()
     used.reset(seed=0)
     env = Grayscale(ActionRepeat(used, 3))
-    assert used.unwrapped.frame_skip == 1
+    assert used.step(GAS)[4]["frames"] == 1
     episodes_equal(env, Grayscale(ActionRepeat(theirs(), 3)))
+
+
+def test_wrapping_twice_repeats_as_often_as_once_and_leaves_the_env_as_it_was(drawings: list[str]) -> None:
+    """A notebook's cell run twice, and somebody else who goes on with the same environment."""
+    for make in (theirs, ours):
+        raw = make()
+        ActionRepeat(raw, 4)
+        twice, other, gray = ActionRepeat(raw, 4), ActionRepeat(raw, 2), Grayscale(raw)
+        assert gray.observation_space == Grayscale(raw).observation_space
+        sibling = TransformObservation(raw, lambda observation: observation, raw.observation_space)
+        frames = []
+        for env in (twice, raw, other, gray, sibling):
+            observation, _ = env.reset(seed=0)
+            assert observation in env.observation_space
+            for _ in range(2):
+                observation = env.step(GAS)[0]
+                assert observation in env.observation_space
+            frames.append(round(raw.unwrapped.t * 50) - 1)
+        assert frames == [8, 2, 4, 2, 2]
+
+
+def test_wrappers_around_one_env_take_turns() -> None:
+    """Each observation is what an environment of its own would show, whoever has drawn before."""
+    shared, expected = gym.make("CarRacingFast-v3"), gym.make("CarRacingFast-v3")
+    gray, crop = Grayscale(shared), Crop(shared, 10, 84, 6, 90)
+    gray.reset(seed=5)
+    expected.reset(seed=5)
+    drive = CentreLineDriver(shared)
+    for n in range(40):
+        action = drive()
+        colour = expected.step(action)[0]
+        seen = (gray, shared, crop)[n % 3].step(action)[0]
+        if n % 3 == 0:
+            assert np.abs(to_gray(colour).astype(int) - seen).max() <= 1
+            assert np.array_equal(shared.unwrapped.observation(), colour)
+        else:
+            assert np.array_equal(seen, colour if n % 3 == 1 else colour[10:84, 6:90])
+
+
+def test_an_error_in_a_step_leaves_the_env_as_it_was(drawings: list[str]) -> None:
+    raw = ours(continuous=False)
+    env = Grayscale(ActionRepeat(raw, 4))
+    env.reset(seed=0)
+    with pytest.raises(gym.error.InvalidAction):
+        env.step(9)
+    observation, _, _, _, info = raw.step(3)
+    assert observation in raw.observation_space
+    assert info["frames"] == 1
+
+
+def test_a_subclass_with_a_step_of_its_own_is_asked_for_every_frame(drawings: list[str]) -> None:
+    class Counting(CarRacing):
+        n_steps = 0
+
+        def step(self, action: Any) -> Any:
+            self.n_steps += action is not None
+            return super().step(action)
+
+    env = Grayscale(ActionRepeat(Counting(renderer="stock"), 4))
+    env.reset(seed=0)
+    env.step(GAS)
+    assert env.unwrapped.n_steps == 4
+    episodes_equal(env, Grayscale(ActionRepeat(theirs(), 4)), n_steps=5)
+
+
+def test_monitor_below_action_repeat_counts_decisions_around_ours_and_frames_around_stock(drawings: list[str]) -> None:
+    lengths = {}
+    for make in (theirs, ours):
+        env = ActionRepeat(Monitor(make()), 8)
+        env.reset(seed=0)
+        over = False
+        while not over:
+            *_, terminated, truncated, info = env.step(np.zeros(3, np.float32))
+            over = terminated or truncated
+        lengths[make] = info["episode"]["l"]
+        assert info["episode"]["r"] == pytest.approx(-100 + 1000 / len(env.unwrapped.track) * env.unwrapped.tile_visited_count)
+    assert lengths == {theirs: 1000, ours: 125}
+
+
+@pytest.mark.filterwarnings("error")
+def test_checkers_between_the_wrappers_have_nothing_to_say(drawings: list[str]) -> None:
+    env = Grayscale(ActionRepeat(PassiveEnvChecker(OrderEnforcing(CarRacing())), 4))
+    env.reset(seed=0)
+    env.step(GAS)
+    env.step(GAS)
+
+
+# Metadata
+
+
+@pytest.mark.parametrize(
+    ("make", "rate"),
+    [
+        (lambda: ours(), 50),
+        (lambda: ours(frame_skip=4), 12.5),
+        (lambda: CarRacing(frame_skip=2), 25),
+        (lambda: ActionRepeat(ours(), 4), 12.5),
+        (lambda: ActionRepeat(theirs(), 4), 12.5),
+        (lambda: ActionRepeat(ActionRepeat(ours(frame_skip=2), 2), 2), 6.25),
+        (lambda: Grayscale(ActionRepeat(Monitor(ours()), 8)), 6.25),
+        (lambda: gym.make("CarRacingBlog-v3"), 6.25),
+        (lambda: gym.make("CarRacingIurin-v3"), 12.5),
+        (lambda: make_vec_env("CarRacingFast-v3", 2, wrapper_class=lambda env: ActionRepeat(env, 4)), 12.5),
+        (lambda: ActionRepeat(gym.make("Pendulum-v1"), 3), 10),
+        (lambda: ActionRepeat(ours(render_mode="rgb_array_list"), 4), 50),  # which renders every frame
+        (lambda: gym.make("CarRacingBlog-v3", render_mode="rgb_array_list"), 6.25),  # which renders every decision
+    ],
+)
+def test_films_run_at_the_speed_of_the_drive(make: Any, rate: float) -> None:
+    assert make().metadata["render_fps"] == rate
+
+
+def test_render_rates_are_each_envs_own() -> None:
+    raw = ours()
+    ActionRepeat(raw, 4)
+    CarRacing(frame_skip=4)
+    assert raw.metadata["render_fps"] == CarRacing.metadata["render_fps"] == stock.CarRacing.metadata["render_fps"] == 50
+
+
+def test_action_repeat_around_an_env_without_a_rate() -> None:
+    assert "render_fps" not in ActionRepeat(Flicker(), 4).metadata
+
+
+# The limit
+
+
+def played_steps(env: gym.Env, most: int = 1400) -> int:
+    """Stand still until the environment truncates; return after how many steps."""
+    env.reset(seed=0)
+    for n in range(1, most + 1):
+        _, _, terminated, truncated, _ = env.step(np.zeros(3, np.float32))
+        assert not terminated
+        if truncated:
+            return n
+    return most
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "steps", "limit"),
+    [
+        ({}, 1000, 1000),
+        ({"max_episode_steps": 1200}, 1200, 1200),
+        ({"max_episode_steps": 30}, 30, 30),
+        ({"max_episode_steps": -1}, 1400, None),
+        ({"frame_skip": 3}, 334, 334),
+        ({"frame_skip": 3, "max_episode_steps": 400}, 400, 400),
+        ({"frame_skip": 3, "max_episode_steps": 20}, 20, 20),
+        ({"frame_skip": 3, "max_episode_steps": -1}, 1400, None),
+    ],
+)
+def test_the_limit_that_make_is_given_counts(kwargs: Any, steps: int, limit: int | None, drawings: list[str]) -> None:
+    env = ours(**kwargs)
+    assert env.spec.max_episode_steps == limit
+    assert played_steps(env) == steps
+    again = gym.make(env.spec)
+    assert again.spec == env.spec
+    assert played_steps(again) == steps
+
+
+def test_a_limit_is_kept_in_the_middle_of_a_repeat(drawings: list[str]) -> None:
+    for env in (ActionRepeat(ours(max_episode_steps=30), 8), ActionRepeat(theirs(max_episode_steps=30), 8)):
+        assert played_steps(env) == 4
+        assert round(env.unwrapped.t * 50) - 1 == 30
+
+
+def test_a_limit_concerns_nobody_else(drawings: list[str]) -> None:
+    env = ours(max_episode_steps=20)
+    assert played_steps(env.unwrapped) == 1000
+    assert played_steps(env) == 20
+
+
+@pytest.mark.parametrize(("env_id", "steps"), [("CarRacingBlog-v3", 125), ("CarRacingIurin-v3", 250)])
+def test_the_ids_end_after_1000_frames(env_id: str, steps: int, drawings: list[str]) -> None:
+    for spec in (gym.spec(env_id), gym.make(env_id).spec, gym.spec("CarRacing-v3")):
+        assert (spec.max_episode_steps, spec.reward_threshold) == (1000, 900)
+    assert played_steps(gym.make(env_id, continuous=True)) == steps
+    assert played_steps(gym.make(env_id, continuous=True, max_episode_steps=1200)) == steps * 6 // 5
+    assert played_steps(gym.make(env_id, continuous=True, max_episode_steps=-1), 300) == 300
+
+
+def test_what_reads_the_spec_works(drawings: list[str]) -> None:
+    env = TimeAwareObservation(ActionRepeat(ours(), 4), flatten=False, normalize_time=True)
+    env.reset(seed=0)
+    assert env.step(GAS)[0]["time"] == pytest.approx(1 / 1000)
+    assert StopTrainingOnRewardThreshold(env.spec.reward_threshold).reward_threshold == 900
+
+
+def test_frame_limit_leaves_other_environments_alone(drawings: list[str]) -> None:
+    for env in (theirs(max_episode_steps=40), FrameLimit(ours(max_episode_steps=40)), TimeLimit(Monitor(ours()), 40)):
+        limited = FrameLimit(env)
+        assert limited.env is env
+        assert played_steps(limited) == 40
+    assert gym.make("Pendulum-v1").spec == replace(FrameLimit(gym.make("Pendulum-v1")).spec, additional_wrappers=())
 
 
 @pytest.mark.parametrize("frame_skip", [0, -1, 1.5, None, "4", True])
@@ -164,10 +361,10 @@ def test_action_repeat_refuses(frame_skip: Any) -> None:
 def test_grayscale_anywhere() -> None:
     env, colour = Grayscale(Flicker()), Flicker()
     assert env.observation_space == spaces.Box(0, 255, (20, 30), np.uint8)
-    picture, _ = env.reset(seed=1)
+    observation, _ = env.reset(seed=1)
     rgb, _ = colour.reset(seed=1)
-    assert picture in env.observation_space
-    assert np.array_equal(picture, to_gray(rgb))
+    assert observation in env.observation_space
+    assert np.array_equal(observation, to_gray(rgb))
 
 
 def test_grayscale_is_the_same_on_stock_and_on_ours() -> None:
@@ -176,7 +373,6 @@ def test_grayscale_is_the_same_on_stock_and_on_ours() -> None:
 
 def test_grayscale_leaves_colours_to_a_penalty_below(drawings: list[str]) -> None:
     envs = [Grayscale(GrassPenalty(env, 0.5, "green", 170)) for env in (theirs(), ours())]
-    assert not envs[1].unwrapped.grayscale
     episodes_equal(*envs)
 
 
@@ -186,7 +382,7 @@ def test_grayscale_of_a_crop_is_a_crop_of_grayscale(drawings: list[str]) -> None
 
 @pytest.mark.parametrize("env", [Flicker(shape=(20, 30)), Flicker(dtype=np.float32), gym.make("Pendulum-v1")])
 def test_grayscale_refuses(env: gym.Env) -> None:
-    with pytest.raises(ValueError, match=r"Grayscale needs uint8 pictures of shape .*got the observation space"):
+    with pytest.raises(ValueError, match=r"Grayscale needs uint8 observations of shape .*got the observation space"):
         Grayscale(env)
     with pytest.raises(ValueError, match="Grayscale needs"):
         Grayscale(Grayscale(ours()))
@@ -215,8 +411,8 @@ def test_crop_refuses(window: tuple[Any, ...], name: str) -> None:
         Crop(Flicker(), *window)
 
 
-def test_crop_refuses_what_is_no_picture() -> None:
-    with pytest.raises(ValueError, match="Crop needs uint8 pictures"):
+def test_crop_refuses_what_is_no_image() -> None:
+    with pytest.raises(ValueError, match="Crop needs uint8 observations"):
         Crop(gym.make("Pendulum-v1"), 0, 1, 0, 1)
 
 
@@ -273,7 +469,7 @@ def test_grass_penalty_refuses(arguments: tuple[Any, ...], message: str) -> None
 def test_grass_penalty_refuses_envs_that_it_cannot_judge() -> None:
     with pytest.raises(ValueError, match="'wheels' needs a CarRacing"):
         GrassPenalty(Flicker(), 0.1)
-    with pytest.raises(ValueError, match="'green' needs uint8 pictures"):
+    with pytest.raises(ValueError, match="'green' needs uint8 observations"):
         GrassPenalty(Grayscale(ours()), 0.1, "green")
 
 
@@ -364,7 +560,7 @@ def test_monitor_below_a_yamls_wrappers_sees_every_episode(stop: dict[str, Any],
     """The regression that put these stops into the environment: Monitor was blind and `evaluate_policy` hung."""
     venv = make_vec_env("CarRacingFast-v3", 2, seed=0, env_kwargs={"renderer": "stock", **stop}, wrapper_class=zoo_wrapper())
     assert venv.observation_space.shape == (4, 84, 84)
-    assert venv.envs[0].unwrapped.frame_skip == 8
+    assert venv.get_attr("frame_skip") == [8, 8]
     model = PPO("CnnPolicy", venv, n_steps=64, batch_size=32, n_epochs=1, policy_kwargs={"net_arch": [8]}, seed=0)
     model.learn(256)
     assert len(model.ep_info_buffer) > 2

@@ -1,5 +1,7 @@
 """SharedMemoryVecEnv against SB3's DummyVecEnv and SubprocVecEnv."""
 
+import copy
+import gc
 import os
 import pickle
 import select
@@ -86,8 +88,8 @@ def test_arrays_are_the_callers_own() -> None:
             kept += [observations, rewards, dones]
             copies += [observations.copy(), rewards.copy(), dones.copy()]
         rewards += 1.0  # SB3 adds the value of a truncated episode's last state
-    for array, copy in zip(kept[:-2], copies[:-2], strict=True):
-        np.testing.assert_array_equal(array, copy)
+    for array, duplicate in zip(kept[:-2], copies[:-2], strict=True):
+        np.testing.assert_array_equal(array, duplicate)
 
 
 def test_terminal_observation_outlives_a_reset_that_reuses_its_array() -> None:
@@ -257,6 +259,16 @@ def test_observations_that_do_not_fit_are_refused() -> None:
         SharedMemoryVecEnv([lambda: 5])  # type: ignore[arg-type, return-value]
     with opened([Misshapen]) as env, pytest.raises(WorkerError, match=r"shape \(1, 6, 5\) where its space has \(2, 6, 5\)"):
         env.reset()
+
+
+def test_a_copy_is_refused_and_leaves_the_original_in_order() -> None:
+    with opened(toys(3)) as env:
+        for attempt in (copy.copy, copy.deepcopy, pickle.dumps):
+            with pytest.raises(TypeError, match="SharedMemoryVecEnv cannot be copied or pickled"):
+                attempt(env)
+        gc.collect()
+        env.reset()
+        env.step(np.zeros((3, 2)))
 
 
 @pytest.mark.slow

@@ -138,7 +138,7 @@ def test_text_is_read_as_its_number(capsys: pytest.CaptureFixture[str]) -> None:
     )
     Path("c.yml").write_text(text)
     main([*TRAIN, "-conf", "c.yml", "-params", "gamma:'99e-2'"])
-    printed = capsys.readouterr().out
+    printed = capsys.readouterr().err
     for note in (
         "learning_rate: '3e-4' is text, read as the number 0.0003",
         "gamma: '99e-2' is text, read as the number 0.99",
@@ -198,6 +198,9 @@ def test_worker_processes_do_not_hide_what_an_environment_refuses(capsys: pytest
         (["--trial-id", "0"], "--trial-id needs --storage and --study-name"),
         (["-optimize", "--trial-id", "0"], "do not go with -optimize"),
         (["-optimize", "-n", "0"], "-n must be at least 1"),
+        (["-optimize", "-tb", "tb"], "-tb does not go with -optimize"),
+        (["-optimize", "--save-freq", "100"], "--save-freq does not go with -optimize"),
+        (["--log-interval", "0"], "--log-interval must be at least 1, -1 for the default or -2 for no log, got 0"),
         (["--device", "cuda:77"], "--device cuda:77 cannot be used"),
         (["--device", "abacus"], "--device abacus cannot be used"),
     ],

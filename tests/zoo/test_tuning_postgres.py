@@ -30,34 +30,49 @@ def server_programs() -> Path | None:
     return next((place for place in reversed(places) if (place / "initdb").is_file()), None)
 
 
+class Server:
+    """A PostgreSQL of one's own."""
+
+    def __init__(self, programs: Path, folder: Path) -> None:
+        self._folder = folder
+        # It refuses to run as root.
+        self._user = "postgres" if os.geteuid() == 0 else None
+        if self._user:
+            shutil.chown(folder, self._user)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+        data = str(folder / "data")
+        self._run(str(programs / "initdb"), "-D", data, "-U", "tuner", "-A", "trust", "--no-sync")
+        self._control = (str(programs / "pg_ctl"), "-D", data, "-l", str(folder / "log"), "-w")
+        self.url = f"postgresql://tuner@127.0.0.1:{self._port}/postgres"
+
+    def _run(self, *command: str) -> None:
+        subprocess.run(command, user=self._user, cwd=self._folder, check=True, stdout=subprocess.DEVNULL, timeout=120)
+
+    def start(self) -> None:
+        options = f"-p {self._port} -k {self._folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+        self._run(*self._control, "-o", options, "start")
+
+    def stop(self, mode: str) -> None:
+        self._run(*self._control, "-m", mode, "stop")
+
+
 @pytest.fixture(scope="module")
-def database() -> Iterator[str]:
-    """Start a PostgreSQL of one's own and give its URL."""
+def server() -> Iterator[Server]:
+    """Start a PostgreSQL of one's own."""
     pytest.importorskip("psycopg", reason="no PostgreSQL driver: pip install 'sb3-carracing[postgres]'")
     programs = server_programs()
     if programs is None:
         pytest.skip("PostgreSQL is not installed (apt install postgresql)")
     folder = Path(tempfile.mkdtemp(prefix="sb3_carracing_postgres_"))
-    # It refuses to run as root.
-    user = "postgres" if os.geteuid() == 0 else None
-    if user:
-        shutil.chown(folder, user)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    data = folder / "data"
-
-    def run(*command: str) -> None:
-        subprocess.run(command, user=user, cwd=folder, check=True, stdout=subprocess.DEVNULL, timeout=120)
-
-    run(str(programs / "initdb"), "-D", str(data), "-U", "tuner", "-A", "trust", "--no-sync")
-    control = (str(programs / "pg_ctl"), "-D", str(data), "-l", str(folder / "log"), "-w")
+    own = Server(programs, folder)
     try:
-        run(*control, "-o", f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off", "start")
-        yield f"postgresql://tuner@127.0.0.1:{port}/postgres"
+        own.start()
+        yield own
     finally:
         with contextlib.suppress(subprocess.CalledProcessError):
-            run(*control, "-m", "immediate", "stop")
+            own.stop("immediate")
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -122,12 +137,12 @@ class Workers:
 
 
 @pytest.fixture
-def start(database: str, tmp_path: Path) -> Iterator[Callable[[str, int], Workers]]:
+def start(server: Server, tmp_path: Path) -> Iterator[Callable[[str, int], Workers]]:
     """Start workers that do not outlive the test."""
     started = []
 
     def start_workers(study_name: str, n_trials: int) -> Workers:
-        started.append(Workers(database, study_name, n_trials, tmp_path))
+        started.append(Workers(server.url, study_name, n_trials, tmp_path))
         return started[-1]
 
     yield start_workers
@@ -185,3 +200,23 @@ def test_a_sleeping_workers_trial_is_taken_over_and_its_result_dropped(start: Ca
         assert process.wait(timeout=300) == 0, workers.output()
     check_none_lost_none_twice(workers.trials(), 2, workers.trials()[asleep.number])
     assert f"Trial {asleep.number} gave no sign of life for too long" in workers.output()
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+def test_a_restart_of_the_server_is_waited_for(start: Callable[[str, int], Workers], server: Server, mode: str) -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    workers = start(f"restart_{mode}", 4)
+    workers.wait_for(in_mid_trial)
+    server.stop(mode)
+    time.sleep(5.0)
+    server.start()
+    for process in workers.processes:
+        assert process.wait(timeout=300) == 0, workers.output()
+    assert "does not answer" in workers.output()
+    assert "answers again" in workers.output()
+    study = load_study(server.url, f"restart_{mode}")
+    complete = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
+    # A trial whose heartbeats were away for too long may have been taken over, which repeats it.
+    places = sorted(trial.number if (number := retried_number(trial)) is None else number for trial in complete)
+    assert len(set(places)) == len(places) == 4
+    assert {trial.state for trial in study.trials} <= {TrialState.COMPLETE, TrialState.FAIL}

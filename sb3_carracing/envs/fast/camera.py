@@ -1,4 +1,4 @@
-"""What joins gymnasium's CarRacing to `Renderer`: reads the numbers of a picture from track and car."""
+"""What joins gymnasium's CarRacing to `Renderer`: reads the numbers of an observation from track and car."""
 
 import math
 from itertools import chain
@@ -8,7 +8,7 @@ import Box2D
 import numpy as np
 from Box2D import _Box2D
 
-from sb3_carracing.envs.fast.renderer import CarView, Observation, Renderer
+from sb3_carracing.envs.fast.renderer import CarView, Observation, Renderer, Track
 
 # Box2D's own getters: several times as fast as its Python properties.
 _x, _y = Box2D.b2Vec2.x.fget, Box2D.b2Vec2.y.fget
@@ -17,26 +17,31 @@ _joint_angle = _Box2D.b2RevoluteJoint___GetJointAngle
 
 
 class Camera:
-    """Takes pictures of one CarRacing, episode after episode.
+    """Takes the observations of one CarRacing, episode after episode.
 
-    Args:
-        grayscale: (96, 96) pictures instead of (96, 96, 3).
+    There is one renderer for colour and one for grey, each with a texture of several megabytes. Both are made when
+    somebody asks for such an observation first.
     """
 
-    def __init__(self, *, grayscale: bool) -> None:
-        self._renderer = Renderer(grayscale=grayscale)
+    def __init__(self) -> None:
+        self._renderers: dict[bool, Renderer] = {}
+        self._started: dict[bool, Renderer] = {}  # those that have drawn this track
+        self._touched: list[int] = []
         self._polygon_of_tile: list[int] = []
         self._car: Any = None
         self._parts: Any = None
 
     def start(self, env: Any) -> None:
-        """Draw the new track of a gymnasium `CarRacing` into the texture; to be called when it has made one."""
+        """Take note of the new track of a gymnasium `CarRacing`; to be called when it has made one."""
         self._car = self._parts = None
+        self._started.clear()
+        self._touched.clear()
         polygons, colors = zip(*env.road_poly, strict=True)
         numbers = np.fromiter(chain.from_iterable(chain.from_iterable(polygons)), np.float64)
-        self._renderer.start(
+        # The colours are copied: a tile's own changes when the car touches it.
+        self._track = Track(
             numbers.reshape(-1, 4, 2),
-            colors,
+            np.array(colors, np.float64),
             road_color=env.road_color,
             field_color=env.bg_color,
             grass_color=env.grass_color,
@@ -47,10 +52,20 @@ class Camera:
 
     def touch(self, tile_index: int) -> None:
         """Note that the car has touched a tile for the first time: gymnasium then evens out its colour."""
-        self._renderer.touch(self._polygon_of_tile[tile_index])
+        polygon = self._polygon_of_tile[tile_index]
+        self._touched.append(polygon)
+        for renderer in self._started.values():
+            renderer.touch(polygon)
 
-    def take(self, car: Any, time: float, score: float) -> Observation:
-        """Return a new picture of a gymnasium `Car`, `time` [s] after reset, with `score` on the dashboard."""
+    def take(self, car: Any, time: float, score: float, *, grayscale: bool = False) -> Observation:
+        """Return a new observation.
+
+        Args:
+            car: A gymnasium `Car`.
+            time: Since reset [s].
+            score: Shown on the dashboard.
+            grayscale: Return (96, 96) instead of (96, 96, 3).
+        """
         if car is not self._car:
             self._car, self._parts = car, _parts_of(car)
         hull, position, velocity, joints, wheels = self._parts
@@ -66,7 +81,18 @@ class Camera:
             _turning(hull),
             score,
         )
-        return self._renderer.draw(view)
+        renderer = self._started.get(grayscale) or self._start_renderer(grayscale)
+        return renderer.draw(view)
+
+    def _start_renderer(self, grayscale: bool) -> Renderer:
+        """Draw the track as it is now, with the tiles touched so far."""
+        if grayscale not in self._renderers:
+            self._renderers[grayscale] = Renderer(grayscale=grayscale)
+        renderer = self._started[grayscale] = self._renderers[grayscale]
+        renderer.start(self._track)
+        for polygon in self._touched:
+            renderer.touch(polygon)
+        return renderer
 
 
 def _parts_of(car: Any) -> tuple[Any, Any, Any, list[Any], list[dict[str, Any]]]:

@@ -1,10 +1,11 @@
-"""CarRacing's physics in Python, faster and equal to the last bit: what gymnasium computes around Box2D's own step.
+"""The part of CarRacing's physics that gymnasium computes in Python, faster and equal to the last bit.
 
-`FastCar` takes the place of gymnasium's `Car`, `Ground` that of a body for each tile, `TileContacts` that of its listener.
+`FastCar` takes the place of gymnasium's `Car`, `Ground` that of one body per tile, and `TileContacts` that of its contact
+listener. The formulas and their order are gymnasium's (MIT licence, see LICENSE.gymnasium in this folder).
 
-Box2D's objects answer slowly through their Python properties: `wheel.linearVelocity[0]` makes a vector object and
-calls two methods. The vectors and rotations that a body hands out stay views of the body, so that they are asked for
-once, at reset, and read through the getters of their classes. All arithmetic is done in gymnasium's order.
+Box2D's objects answer slowly through their Python properties: `wheel.linearVelocity[0]` makes a vector object and calls two
+methods. The vectors and rotations of a body stay views of the body. So they are fetched once, at reset, and read through
+the getters of their classes.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -29,11 +30,11 @@ LONGEST_TRACE = 30
 WHEEL_CATEGORY = 0x0020  # gymnasium's: Box2D's filter for a wheel
 
 Quad: TypeAlias = Sequence[tuple[float, float]]
-"""Four corners of a tile."""
+"""The four corners of a tile."""
 
 _x, _y = Box2D.b2Vec2.x.fget, Box2D.b2Vec2.y.fget
 _sin, _cos = Box2D.b2Rot.s.fget, Box2D.b2Rot.c.fget
-# The functions behind methods and their properties: `angle.fget` and its like are wrappers that take as long again.
+# The functions behind the methods and properties. `angle.fget` and its like are wrappers that take as long again.
 _joint_angle, _set_motor_speed = _Box2D.b2RevoluteJoint___GetJointAngle, _Box2D.b2RevoluteJoint___SetMotorSpeed
 _apply_force = _Box2D.b2Body_ApplyForceToCenter
 _fixture_a, _fixture_b = _Box2D.b2Contact___GetFixtureA, _Box2D.b2Contact___GetFixtureB
@@ -46,16 +47,16 @@ _STATIC = Box2D.b2BodyDef()
 
 
 class FastCar(car_dynamics.Car):
-    """A gymnasium `Car` with a faster `step`; it takes over the bodies of the car that it is made from.
+    """A gymnasium `Car` with a faster `step`.
 
     Args:
-        car: as gymnasium's `reset` has built it; not to be used afterwards.
+        car: The car that gymnasium's `reset` has built. The new one takes over its bodies.
     """
 
     def __init__(self, car: car_dynamics.Car) -> None:
         vars(self).update(vars(car))
-        # Of each wheel: itself, its own attributes (omega, phase, gas, ...), its radius, the tiles that it touches, and the
-        # handles of Box2D's objects that belong to it, valid until it is destroyed: body, joint, rotation, velocity.
+        # Per wheel: itself, its own attributes (omega, phase, gas, ...), its radius, the tiles that it touches, and handles of
+        # its Box2D objects, which are valid until it is destroyed: body, joint, rotation, velocity.
         self._parts = [
             (wheel, vars(wheel), wheel.wheel_rad, wheel.tiles, wheel.this, wheel.joint.this, rotation.this, velocity.this)
             for wheel in self.wheels
@@ -63,7 +64,6 @@ class FastCar(car_dynamics.Car):
         ]
         states = [vars(wheel) for wheel in self.wheels]
         self._states, self._front, self._rear = states, states[:2], states[2:]
-        self._position = self.hull.position.this
 
     def destroy(self) -> None:
         """Remove the bodies from the world, as gymnasium does."""
@@ -71,31 +71,27 @@ class FastCar(car_dynamics.Car):
         super().destroy()  # type: ignore[no-untyped-call]
 
     def gas(self, gas: float) -> None:
-        """Press the gas (clipped to 0 to 1); it rises by at most 0.1 a frame and drops at once."""
-        # Plain floats: the same numbers as numpy's, and several times as fast from here on.
+        """Press the gas, clipped to [0, 1]. It rises by at most 0.1 per frame and drops at once."""
+        # Plain floats are the same numbers as numpy's and several times as fast from here on.
         gas = 0.0 if gas < 0 else 1.0 if gas > 1 else float(gas)
         for state in self._rear:
             more = gas - state["gas"]
             state["gas"] += 0.1 if more > 0.1 else more
 
     def brake(self, b: float) -> None:
-        """Press the brake, 0 to 1."""
+        """Press the brake, in [0, 1]."""
         b = float(b)
         for state in self._states:
             state["brake"] = b
 
     def steer(self, s: float) -> None:
-        """Turn the front wheels towards `s`, -1 (right) to 1 (left)."""
+        """Turn the front wheels towards `s`, from -1 (right) to 1 (left)."""
         s = float(s)
         for state in self._front:
             state["steer"] = s
 
-    def is_beyond(self, limit: float) -> bool:
-        """Whether the hull is further than `limit` from the field's middle, along x or y."""
-        return bool(abs(_x(self._position)) > limit or abs(_y(self._position)) > limit)
-
     def step(self, dt: float) -> None:
-        """Steer the wheels, turn and slow them, and push the car with their friction, for `dt` seconds."""
+        """Steer, turn and slow the wheels and push the car with their friction, for `dt` [s]."""
         engine = dt * ENGINE_POWER
         for wheel, state, radius, tiles, body, joint, rotation, velocity in self._parts:
             steering = 50.0 * (state["steer"] - _joint_angle(joint))
@@ -137,7 +133,7 @@ class FastCar(car_dynamics.Car):
             _apply_force(body, (across * cos + along * -sin, across * sin + along * cos), True)
 
     def _trace(self, wheel: Any, grass: bool) -> None:
-        """Lengthen the trace that a skidding wheel leaves on the ground, or begin one."""
+        """Begin or lengthen the trace that a skidding wheel leaves on the ground."""
         particle = wheel.skid_particle
         if particle and particle.grass == grass and len(particle.poly) < LONGEST_TRACE:
             particle.poly.append((wheel.position[0], wheel.position[1]))
@@ -149,7 +145,7 @@ class FastCar(car_dynamics.Car):
 
 
 def _braked(omega: float, brake: float) -> float:
-    """Return a wheel's rotation [rad/s] after one frame of braking; from 0.9 on the wheel locks."""
+    """Return a wheel's rotation [rad/s] after one frame of braking. From 0.9 on the wheel locks."""
     if brake >= 0.9:
         return 0.0
     slower = BRAKE_FORCE * brake
@@ -157,7 +153,7 @@ def _braked(omega: float, brake: float) -> float:
 
 
 class Tile:
-    """A tile of the road, with all that gymnasium puts on a Box2D body of its own."""
+    """A tile of the road, with everything that gymnasium puts on a Box2D body per tile."""
 
     def __init__(self, idx: int, color: NDArray[np.float64], fixture: Any) -> None:
         self.idx = idx
@@ -168,7 +164,7 @@ class Tile:
 
     @property
     def fixtures(self) -> list[Any]:
-        """The one fixture of a tile, as gymnasium's tiles have it."""
+        """The tile's only fixture, as a list like that of gymnasium's tiles."""
         return [self._fixture]
 
     @property
@@ -204,12 +200,13 @@ class World(Box2D.b2World):  # type: ignore[misc]
 
 
 class Ground:
-    """One static body under all tiles of a track, instead of some 300 that Box2D goes through six times a frame.
+    """One static body under all tiles of a track.
 
-    What tiles touch, and when, is the same: Box2D looks at fixtures for that.
+    Gymnasium has some 300 of them, which Box2D visits six times per frame. What touches a tile, and when, is the same, since
+    Box2D looks at fixtures for that.
 
     Args:
-        world: the `b2World` of a gymnasium `CarRacing`.
+        world: The `b2World` of a gymnasium `CarRacing`.
     """
 
     def __init__(self, world: Any) -> None:
@@ -221,9 +218,12 @@ class Ground:
     def lay(self, polygons: Sequence[Quad], colors: Iterable[NDArray[np.float64]], *, for_hull: bool) -> list[Tile]:
         """Make the tiles of a track.
 
-        Without `for_hull` Box2D looks for tiles under the wheels only. Tiles are sensors, so that motion, visits and
-        rewards stay as they are: the hull's touch does no more than even out a tile's colour. As the wheels reach nearly as
-        far, tiles change their shade by 2 or 5 levels half a unit later, those that only the hull slides over not at all.
+        Args:
+            polygons: The tiles' corners.
+            colors: The tiles' colours.
+            for_hull: Report the touch of the hull, too. It only evens out the colour of a tile, which is a sensor: motion,
+                visits and rewards are the same without. The wheels reach nearly as far, so a tile's shade then changes, by
+                2 or 5 levels, half a unit later, or not at all where only the hull slides over it.
         """
         touched_by = 0xFFFF if for_hull else WHEEL_CATEGORY
         definition = Box2D.b2FixtureDef(shape=self._shape, isSensor=True, maskBits=touched_by)
@@ -239,7 +239,7 @@ class Ground:
         return list(self.tiles.values())
 
     def clear(self) -> None:
-        """Destroy all tiles."""
+        """Remove all tiles from the world."""
         if self._body is not None:
             self._world.DestroyBody(self._body)
         self._body = None
@@ -254,12 +254,12 @@ class Touch(NamedTuple):
 
 
 class TileContacts(stock.FrictionDetector):
-    """Gymnasium's contact listener, told only of contacts that may change the score, and telling of touched tiles.
+    """Gymnasium's contact listener, called only for contacts that may change the score.
 
     Args:
-        env: the gymnasium `CarRacing` that it counts tiles for.
-        tiles: of its new track, by the addresses of their fixtures.
-        on_touch: called with a tile's number when the car touches it for the first time and its colour changes.
+        env: The gymnasium `CarRacing` that it counts tiles for.
+        tiles: The tiles of its new track, by the addresses of their fixtures.
+        on_touch: Called with the number of a tile whose colour changes, because the car touches it for the first time.
     """
 
     def __init__(self, env: Any, tiles: dict[int, Tile], on_touch: Callable[[int], None] | None) -> None:
@@ -271,7 +271,7 @@ class TileContacts(stock.FrictionDetector):
         self._untouched = set(tiles.values())
 
     def BeginContact(self, contact: Any) -> None:
-        """Be told by Box2D that two fixtures touch."""
+        """Note that two fixtures touch. Box2D calls it."""
         tiles, wheels = self._tiles, self._wheels
         fixture = _fixture_b(contact)
         tile = tiles.get(_address(_fixture_a(contact)))
@@ -289,7 +289,7 @@ class TileContacts(stock.FrictionDetector):
             touched = wheel.tiles
             touched.add(tile)
             self._on_tile[_contact_address(contact)] = tile, touched
-            # Only the first visit counts, and whatever a version of gymnasium makes of the tile where a lap begins.
+            # Only a first visit counts. The tile where a lap begins is left to whatever a version of gymnasium makes of it.
             if not tile.road_visited or tile.idx == 0:
                 super().BeginContact(Touch(tile, fixture))  # type: ignore[no-untyped-call]
         if tile in self._untouched:
@@ -299,7 +299,7 @@ class TileContacts(stock.FrictionDetector):
                 self._on_touch(tile.idx)
 
     def EndContact(self, contact: Any) -> None:
-        """Be told by Box2D that two fixtures part."""
+        """Note that two fixtures part. Box2D calls it."""
         pair = self._on_tile.pop(_contact_address(contact), None)
         if pair is not None:
             tile, touched = pair

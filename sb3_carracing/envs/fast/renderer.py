@@ -1,11 +1,11 @@
-"""CarRacing's picture for agents, more than a hundred times faster than gymnasium draws it.
+"""CarRacing's observation, drawn more than a hundred times faster than by gymnasium.
 
-Gymnasium draws every polygon of track and field into a 1000 x 800 window, each frame anew, and shrinks it to 96 x 96.
-Here field and road are drawn once an episode into a texture seen from above; a picture is one warp of that texture,
-with the car drawn over it in a small enlarged patch and a dashboard put together from ready-made strips. Camera, zoom,
-outlines and colours are gymnasium's; this module knows neither gymnasium nor Box2D, only numbers.
+Gymnasium draws every polygon of track and field into a 1000 x 800 window, anew for each frame, and shrinks it to 96 x 96.
+Here field and road are drawn once per episode into a texture seen from above. An observation is one warp of that texture.
+The car is drawn over it in a small enlarged patch, and the dashboard is put together from prepared strips. Camera, zoom,
+outlines and colours are gymnasium's. This module knows neither gymnasium nor Box2D, only numbers.
 
-Lengths are in gymnasium's world units unless a name or a comment says window pixels, picture pixels or texels.
+Lengths are in gymnasium's world units unless a name or a comment says window pixels, pixels (of the observation) or texels.
 """
 
 import cmath
@@ -26,21 +26,21 @@ Observation = NDArray[np.uint8]
 Color = Sequence[float] | NDArray[np.float64]
 """(3,) RGB, 0 to 255."""
 
-SIZE = 96  # picture pixels a side
-ROAD_ROWS = 84  # picture rows above the dashboard
-WINDOW = (1000, 800)  # window pixels, shrunk to the picture
-CAMERA = (500.0, 200.0)  # where the car stands: window pixels from the left and from below
-FIRST_ZOOM, FINAL_ZOOM = 0.6, 16.2  # window pixels a unit at time 0, and from one second on
+SIZE = 96  # pixels per side
+ROAD_ROWS = 84  # rows above the dashboard
+WINDOW = (1000, 800)  # window pixels, shrunk to the observation
+CAMERA = (500.0, 200.0)  # position of the car: window pixels from the left and from below
+FIRST_ZOOM, FINAL_ZOOM = 0.6, 16.2  # window pixels per unit at time 0, and from one second on
 
-TEXELS = 1600  # a side: 2.4 a unit, where linear interpolation blurs nearly as much as gymnasium's shrinking
+TEXELS = 1600  # per side: at 2.4 per unit linear interpolation blurs nearly as much as gymnasium's shrinking
 
 CAR_UNIT = 0.02
-"""Of the outlines below: points x + iy in the car's own frame, y ahead, and turned over, as picture rows go down."""
+"""Unit of the outlines below: points x + iy in the car's own frame, with y ahead, negated since rows count downwards."""
 WHEEL_CENTRES = [complex(x, -y) * CAR_UNIT for x, y in ((-55, 80), (55, 80), (-55, -82), (55, -82))]
-WHEEL_HALF = (14 + 27j) * CAR_UNIT  # half its width, and its radius
+WHEEL_HALF = (14 + 27j) * CAR_UNIT  # half of its width, and its radius
 WHEEL_CORNERS = [complex(x * WHEEL_HALF.real, y * WHEEL_HALF.imag) for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
-STRIPE_TURN = 1.2  # radians of a wheel's rim that are lighter
-ANGLE_STEPS, PHASE_STEPS = 16, 10  # a radian, in which a wheel's steering and rotation are told apart
+STRIPE_TURN = 1.2  # part of a wheel's rim that is lighter [rad]
+ANGLE_STEPS, PHASE_STEPS = 16, 10  # per radian: resolution of a wheel's steering and of its rotation
 HULL = [
     np.conj(outline) * CAR_UNIT
     for outline in (
@@ -52,17 +52,17 @@ HULL = [
 ]
 WHEEL_COLOR, STRIPE_COLOR, HULL_COLOR = (0, 0, 0), (77, 77, 77), (204, 0, 0)
 
-CAR_ROWS, CAR_COLUMNS = slice(66, 78), slice(45, 51)  # picture pixels that the car can cover
+CAR_ROWS, CAR_COLUMNS = slice(66, 78), slice(45, 51)  # pixels that the car can cover
 CAR_SHAPE = (CAR_ROWS.stop - CAR_ROWS.start, CAR_COLUMNS.stop - CAR_COLUMNS.start)
 QUARTERS = [(rows, columns) for rows in (slice(6), slice(6, None)) for columns in (slice(3), slice(3, None))]
-"""Of these pixels, those that a wheel can cover, by its place."""
-CELLS = (60, 96)  # columns and rows of these pixels enlarged: 10 x 8 cells a pixel
+"""Those of these pixels that a wheel can cover, by wheel."""
+CELLS = (60, 96)  # columns and rows of these pixels enlarged: 10 x 8 cells per pixel
 CELLS_PER_WINDOW_PIXEL = 0.96  # the same across and down
-CAR_CELL = 30 + 48j  # where the car stands, from the left and from above
+CAR_CELL = 30 + 48j  # position of the car, from the left and from above
 
 
 class CarColors(NamedTuple):
-    """Levels of the parts of the car."""
+    """Colours of the parts of the car, as levels of each channel."""
 
     wheel: tuple[float, ...]
     stripe: tuple[float, ...]
@@ -70,13 +70,13 @@ class CarColors(NamedTuple):
 
 
 class CarView(NamedTuple):
-    """What a picture shows of the car, its instruments and the episode."""
+    """What an observation shows of the car, its instruments and the episode."""
 
     time: float  # since reset [s]
     x: float
     y: float
     angle: float  # [rad]
-    wheel_angles: Sequence[float]  # (4,) against the hull [rad]: front left and right, rear left and right
+    wheel_angles: Sequence[float]  # (4,) relative to the hull [rad]: front left and right, rear left and right
     wheel_phases: Sequence[float]  # (4,) rotation [rad]
     wheel_speeds: Sequence[float]  # (4,) [rad/s]
     speed: float
@@ -84,11 +84,29 @@ class CarView(NamedTuple):
     score: float
 
 
+class Track(NamedTuple):
+    """What the texture shows.
+
+    Attributes:
+        polygons: (n, 4, 2), in drawing order: left and right at a tile's one end, right and left at its other.
+        colors: (n, 3) of the polygons.
+        road_color: Of a polygon after `touch`.
+        field_color: Of the field around the road.
+        grass_color: Of the patches on the field.
+    """
+
+    polygons: NDArray[np.float64]
+    colors: NDArray[np.float64]
+    road_color: Color
+    field_color: Color
+    grass_color: Color
+
+
 class Renderer:
-    """Draws the pictures of one episode after another.
+    """Draws the observations of one episode after another.
 
     Args:
-        grayscale: draw one channel, in colours converted by 0.299 R + 0.587 G + 0.114 B.
+        grayscale: Draw one channel, with colours converted by 0.299 R + 0.587 G + 0.114 B.
     """
 
     def __init__(self, *, grayscale: bool = False) -> None:
@@ -106,26 +124,10 @@ class Renderer:
         self._levels = np.empty_like(self._added)
         self._road_color: Level = []
 
-    def start(
-        self,
-        polygons: NDArray[np.float64],
-        colors: Sequence[Color],
-        *,
-        road_color: Color,
-        field_color: Color,
-        grass_color: Color,
-    ) -> None:
-        """Draw the texture of a new track.
-
-        Args:
-            polygons: (n, 4, 2), in drawing order: left and right at a tile's one end, right and left at its other.
-            colors: (n, 3) of the polygons.
-            road_color: of a polygon after `touch`.
-            field_color: of the field around the road.
-            grass_color: of the patches on the field.
-        """
-        field, grass, self._road_color = self._colors([field_color, grass_color, road_color])
-        self._texture.start(polygons, self._colors(colors), field, grass)
+    def start(self, track: Track) -> None:
+        """Draw the texture of a new track."""
+        field, grass, self._road_color = self._colors([track.field_color, track.grass_color, track.road_color])
+        self._texture.start(track.polygons, self._colors(track.colors), field, grass)
         self._halvings = [self._texture.texels]
 
     def touch(self, index: int) -> None:
@@ -133,36 +135,36 @@ class Renderer:
         self._texture.repaint(index, self._road_color)
 
     def draw(self, view: CarView) -> Observation:
-        """Return a new picture."""
-        picture = np.zeros((SIZE, SIZE) if self.grayscale else (SIZE, SIZE, 3), np.uint8)
-        road = picture[:ROAD_ROWS] if self.grayscale else self._road
+        """Return a new observation."""
+        observation = np.zeros((SIZE, SIZE) if self.grayscale else (SIZE, SIZE, 3), np.uint8)
+        road = observation[:ROAD_ROWS] if self.grayscale else self._road
         zoom = FIRST_ZOOM * max(1.0 - view.time, 0.0) + FINAL_ZOOM * min(view.time, 1.0)
         self._draw_road(road, view, zoom)
         self._draw_car(road[CAR_ROWS, CAR_COLUMNS], view, zoom)
         if not self.grayscale:
-            cv2.cvtColor(road, cv2.COLOR_RGBA2RGB, picture[:ROAD_ROWS])
+            cv2.cvtColor(road, cv2.COLOR_RGBA2RGB, observation[:ROAD_ROWS])
         speeds = (view.speed, *view.wheel_speeds)
-        self._dashboard.draw(picture[ROAD_ROWS:], speeds, view.wheel_angles[0], view.turning, view.score)
-        return picture
+        self._dashboard.draw(observation[ROAD_ROWS:], speeds, view.wheel_angles[0], view.turning, view.score)
+        return observation
 
-    def _colors(self, colors: Sequence[Color]) -> list[Level]:
+    def _colors(self, colors: Sequence[Color] | NDArray[np.float64]) -> list[Level]:
         """Turn RGB colours (n, 3) into the texture's: as dark as shrinking leaves them, in one channel or four."""
         rgb = darkened(np.asarray(colors, np.float64))
         levels = np.rint(rgb @ GRAY[:, None]) if self.grayscale else np.pad(rgb, ((0, 0), (0, 1)))
         return cast(list[Level], levels.tolist())
 
-    def _draw_road(self, picture: Observation, view: CarView, zoom: float) -> None:
+    def _draw_road(self, pixels: Observation, view: CarView, zoom: float) -> None:
         if zoom == FINAL_ZOOM:
-            _warp(self._texture.texels, picture, view, zoom, finer=1)
+            _warp(self._texture.texels, pixels, view, zoom, finer=1)
             return
-        # In the opening four points a pixel are averaged, of a texture on which they lie no more than 2 texels apart.
+        # In the first second four points per pixel are averaged, from a texture on which they are at most 2 texels apart.
         texels = self._halved(int(math.log2(FINAL_ZOOM / zoom)))
         points = np.empty((2 * ROAD_ROWS, 2 * SIZE, *self._channels), np.uint8)
         _warp(texels, points, view, zoom, finer=2)
-        cv2.resize(points, (SIZE, ROAD_ROWS), picture, interpolation=cv2.INTER_AREA)
+        cv2.resize(points, (SIZE, ROAD_ROWS), pixels, interpolation=cv2.INTER_AREA)
 
     def _halved(self, times: int) -> Observation:
-        """Return the texture halved so many times, made when the episode first asks for it."""
+        """Return the texture halved a number of times, made when an episode first needs it."""
         while len(self._halvings) <= times:
             side = len(self._halvings[-1]) // 2
             smaller = cv2.resize(self._halvings[-1], (side, side), interpolation=cv2.INTER_AREA)
@@ -170,7 +172,7 @@ class Renderer:
         return self._halvings[times]
 
     def _draw_car(self, part: Observation, view: CarView, zoom: float) -> None:
-        """Draw wheels and hull over `part` of a picture."""
+        """Draw wheels and hull over the `part` of an observation where the car is."""
         phases = [phase % math.tau for phase in view.wheel_phases]
         if zoom != FINAL_ZOOM:
             cells = np.asarray(cv2.resize(part, CELLS, interpolation=cv2.INTER_NEAREST), np.uint8)
@@ -185,17 +187,15 @@ class Renderer:
                 quarter = self._quarters[state] = _final_quarter(*state, self._car_colors)
             self._places[place][...] = quarter
         levels = self._levels
-        levels[...] = part
-        np.multiply(levels, self._visible, levels)
+        np.multiply(part, self._visible, levels)
         np.add(levels, self._added, levels)
-        np.rint(levels, levels)
-        part[...] = levels
+        np.rint(levels, part, casting="unsafe")
 
 
 class Lens(NamedTuple):
-    """What a pixel of a picture is on a texture, but for the camera's place and direction."""
+    """The mapping from pixels to texels, apart from the position and direction of the camera."""
 
-    per_unit: float  # texels a unit
+    per_unit: float  # texels per unit
     right: float  # texels from pixel to pixel
     down: float
     left: float  # texels from the car to the first pixel
@@ -205,30 +205,30 @@ class Lens(NamedTuple):
 @lru_cache(maxsize=4)
 def _lens(side: int, zoom: float, finer: int) -> Lens:
     per_unit = side / (2 * FIELD)
-    scale = per_unit / zoom  # texels a window pixel
-    right, down = WINDOW[0] / (SIZE * finer), WINDOW[1] / (SIZE * finer)  # window pixels a pixel
+    scale = per_unit / zoom  # texels per window pixel
+    right, down = WINDOW[0] / (SIZE * finer), WINDOW[1] / (SIZE * finer)  # window pixels per pixel
     left, top = 0.5 * right - CAMERA[0], WINDOW[1] - 0.5 * down - CAMERA[1]
     return Lens(per_unit, scale * right, scale * down, scale * left, scale * top)
 
 
-def _warp(texture: Observation, picture: Observation, view: CarView, zoom: float, finer: int) -> None:
-    """Fill `picture`, whose pixels are `finer` times as fine as the final ones, with what the camera sees."""
+def _warp(texture: Observation, pixels: Observation, view: CarView, zoom: float, finer: int) -> None:
+    """Fill `pixels`, which are `finer` times as fine as the final ones, with what the camera sees."""
     per_unit, right, down, left, top = _lens(len(texture), zoom, finer)
     cos, sin = math.cos(view.angle), math.sin(view.angle)
     x = cos * left - sin * top + (view.x + FIELD) * per_unit - 0.5
     y = sin * left + cos * top + (view.y + FIELD) * per_unit - 0.5
     matrix = np.array(((cos * right, sin * down, x), (sin * right, -cos * down, y)))
-    cv2.warpAffine(texture, matrix, picture.shape[1::-1], picture, cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    cv2.warpAffine(texture, matrix, pixels.shape[1::-1], pixels, cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
 
 
 def _in_cells(points: NDArray[np.complex128], zoom: float) -> NDArray[np.int32]:
-    """Return whole cells (..., 2) of points (...,) in the car's frame."""
+    """Return the cells (..., 2) of points (...,) in the car's frame."""
     cells = CAR_CELL + points * (zoom * CELLS_PER_WINDOW_PIXEL)
     return cells.view(np.float64).reshape(*points.shape, 2).astype(np.int32)
 
 
 def _stripe(phase: float) -> list[complex] | None:
-    """Return the corners of a wheel's lighter stripe as far as it is on the upper side, or None."""
+    """Return the corners of the visible part of a wheel's lighter stripe, or None if it is on the lower side."""
     sin_1, sin_2 = math.sin(phase), math.sin(phase + STRIPE_TURN)
     if sin_1 > 0 and sin_2 > 0:
         return None
@@ -243,7 +243,7 @@ def _stripe(phase: float) -> list[complex] | None:
 def _fill_wheels(
     cells: Observation, wheels: Iterable[tuple[int, float, float]], zoom: float, colors: Sequence[Sequence[float]]
 ) -> None:
-    """Draw wheels, each given by its place, angle and phase, and their stripes in two `colors`."""
+    """Draw wheels, each given by its index, angle and phase, and their stripes, in two colours."""
     outlines, fillings = [], []
     for place, angle, phase in wheels:
         centre, turn = WHEEL_CENTRES[place], cmath.rect(1.0, -angle)
@@ -257,7 +257,7 @@ def _fill_wheels(
 
 @lru_cache(maxsize=64)
 def _hull_in_cells(zoom: float) -> list[NDArray[np.int32]]:
-    """Return the hull's outlines; every opening goes through the same zooms."""
+    """Return the hull's outlines. The zooms of the first second are the same in every episode."""
     return [_in_cells(np.asarray(outline, np.complex128), zoom) for outline in HULL]
 
 
@@ -268,7 +268,7 @@ def _fill_hull(cells: Observation, zoom: float, color: Sequence[float]) -> None:
 
 @lru_cache(maxsize=1)
 def _final_hull() -> Observation:
-    """Return the cells (96, 60) at the final zoom: 3 under the hull, else 0."""
+    """Return cells (96, 60) at the final zoom that are 3 under the hull and 0 elsewhere."""
     labels = np.zeros(CELLS[::-1], np.uint8)
     _fill_hull(labels, FINAL_ZOOM, (3,))
     return labels
@@ -276,15 +276,16 @@ def _final_hull() -> Observation:
 
 @lru_cache(maxsize=2)
 def _quarters(colors: CarColors) -> dict[tuple[int, int, int], NDArray[np.float32]]:
-    """Return where all renderers of these colours keep what `_final_quarter` has returned, by its first arguments."""
+    """Return the cache of `_final_quarter` that all renderers of these colours share, by its first three arguments."""
     return {}
 
 
 def _final_quarter(place: int, angle_step: int, phase_step: int, colors: CarColors) -> NDArray[np.float32]:
-    """Return a wheel and its quarter of the hull at the final zoom, in steps below half a window pixel of motion.
+    """Draw a wheel and its quarter of the hull at the final zoom, in steps of less than half a window pixel of motion.
 
-    (2, 6, 3) or (2, 6, 3, 4) for a quarter of the pixels that the car can cover: which share of the ground remains
-    visible, and the levels that the car adds.
+    Returns:
+        (2, 6, 3) or (2, 6, 3, 4) for a quarter of the pixels that the car can cover: the share of the ground that remains
+        visible, and the levels that the car adds.
     """
     labels = np.zeros(CELLS[::-1], np.uint8)  # 0 ground, 1 wheel, 2 stripe, 3 hull
     _fill_wheels(labels, [(place, angle_step / ANGLE_STEPS, phase_step / PHASE_STEPS)], FINAL_ZOOM, ((1,), (2,)))

@@ -1,4 +1,4 @@
-"""CarRacing's field and road, drawn once an episode and seen from above."""
+"""CarRacing's field and road, drawn once per episode and seen from above."""
 
 from typing import TypeAlias
 
@@ -7,24 +7,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 Level: TypeAlias = list[float]
-"""A colour as the texture holds it: one number for each of its channels."""
+"""A colour as the texture holds it: one number per channel."""
 
 FIELD = 2000.0 / 6.0
-"""Half the field's side, in gymnasium's world units."""
+"""Half of the field's side, in gymnasium's world units."""
 
-PATCHES = 40  # across the field; every second one of every second row is grass of the other colour
+PATCHES = 40  # across the field; every second one in every second row has the other colour of grass
 OVERFILL = 0.4  # texels that cv2 fills beyond a polygon's edge
 FRACTION_BITS = 6  # of the polygons' fixed-point corners
 
 RESTORED = 8 << 20
-"""Bytes from which on it is quicker to restore what the last road lay on than to paint the whole field."""
+"""Size [bytes] from which on restoring what the last road covered is faster than painting the whole field."""
 
 
 class Texture:
-    """A square picture of the field, row 0 at its lowest y.
+    """A square map of the field whose row 0 is at the lowest y.
 
     Args:
-        side: in texels; a multiple of 40, so that the patches of grass end between texels.
+        side: Length of a side [texels], a multiple of 40 so that the patches of grass end between texels.
         channels: () or (n,).
     """
 
@@ -38,9 +38,13 @@ class Texture:
         self._polygons = np.zeros((0, 4, 2), np.int32)
 
     def start(self, polygons: NDArray[np.float64], colors: list[Level], field: Level, grass: Level) -> None:
-        """Draw `polygons` (n, 4, 2) in their `colors` over a fresh field of two colours.
+        """Draw polygons over a fresh field.
 
-        The corners of a polygon are left and right at a tile's one end, right and left at its other.
+        Args:
+            polygons: (n, 4, 2), each with left and right corner at one end of a tile, right and left at the other.
+            colors: The polygons' colours.
+            field: Colour of the field.
+            grass: Colour of the patches on the field.
         """
         corners = (polygons + FIELD) * self.per_unit - 0.5
         if self._large and (field, grass) == self._field:
@@ -57,7 +61,7 @@ class Texture:
             cv2.fillConvexPoly(self.texels, polygon, color, cv2.LINE_8, FRACTION_BITS)
 
     def repaint(self, index: int, color: Level) -> None:
-        """Draw polygon `index` again, in another colour."""
+        """Draw a polygon again in another colour."""
         cv2.fillConvexPoly(self.texels, self._polygons[index], color, cv2.LINE_8, FRACTION_BITS)
 
     def _paint_field(self, field: Level, grass: Level) -> None:
@@ -68,7 +72,7 @@ class Texture:
         self.texels.reshape(PATCHES // 2, *rows.shape)[:] = rows
 
     def _restore_patches(self, field: Level, grass: Level) -> None:
-        """Paint over the patches of the field that the last road lay on: a tenth of all."""
+        """Paint the patches of the field that the last road covered, about a tenth of all."""
         last = self._patch - 1
         for column, row in self._covered.tolist():
             corner = (column * self._patch, row * self._patch)
@@ -77,8 +81,8 @@ class Texture:
 
 
 def _patches_under(corners: NDArray[np.float64], patch: int) -> NDArray[np.intp]:
-    """Return columns and rows (n, 2) of the patches that polygons with `corners` [texels] may cover."""
-    # A polygon is shorter than a patch, so that the corners of its bounds meet every patch on its way.
+    """Return columns and rows (n_patches, 2) of the patches that polygons with `corners` [texels] may cover."""
+    # A polygon is shorter than a patch, so the corners of its bounding box lie in every patch that it covers.
     left, bottom = np.clip((corners.min(axis=1) - 2.0) // patch, 0, PATCHES - 1).astype(np.intp).T
     right, top = np.clip((corners.max(axis=1) + 2.0) // patch, 0, PATCHES - 1).astype(np.intp).T
     covered = np.zeros((PATCHES, PATCHES), bool)

@@ -1,7 +1,7 @@
 """CarRacing's track generation, three times as fast as gymnasium's and equal to the last bit.
 
-The same random numbers in the same order give the same points: all arithmetic is done in gymnasium's order, on plain
-floats. A car that steers for twelve random checkpoints is followed for some laps, and its last whole lap is the road.
+A car that steers for twelve random checkpoints is followed for some laps, and its last whole lap is the road. The algorithm
+and the order of its arithmetic are gymnasium's (MIT licence, see LICENSE.gymnasium in this folder), on plain floats.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from gymnasium.envs.box2d import car_racing as stock
 
 CHECKPOINTS = 12
-LONGEST_WALK = 2500  # steps, after which a car that goes astray is given up
+LONGEST_WALK = 2500  # steps after which a car that goes astray is given up
 LAPS = 5
 START_ALPHA = 2 * math.pi * (-0.5) / CHECKPOINTS
 FAR_OFF = 1.5 * math.pi  # radians between heading and place from which on the heading is taken a turn further
@@ -20,13 +20,13 @@ BEND = stock.TRACK_TURN_RATE * 0.2  # radians from one tile to the next that mak
 
 Point: TypeAlias = tuple[float, float]
 Place: TypeAlias = tuple[float, float, float, float]
-"""Angle around the field's middle, heading [rad], x, y."""
+"""Angle around the middle of the field [rad], heading [rad], x, y."""
 Polygon: TypeAlias = list[Point]
-"""Left and right at a tile's one end, right and left at its other."""
+"""Left and right corner at one end of a tile, right and left at the other."""
 
 
 def checkpoints(random: Any) -> list[tuple[float, float, float]]:
-    """Return angle, x and y of the checkpoints, drawn from a numpy `Generator`."""
+    """Draw angle, x and y of the checkpoints from a numpy `Generator`."""
     points = []
     for i in range(CHECKPOINTS):
         noise = random.uniform(0, 2 * math.pi * 1 / CHECKPOINTS)
@@ -85,7 +85,7 @@ def walk(points: Sequence[tuple[float, float, float]]) -> list[Place]:
 
 
 def last_lap(places: Sequence[Place]) -> tuple[int, int] | None:
-    """Return where the last two passes of the start are, or None if there are fewer."""
+    """Return the indices of the last two passes of the start, or None if there are fewer."""
     passes: list[int] = []
     for i in range(len(places) - 1, 0, -1):
         if places[i - 1][0] <= START_ALPHA < places[i][0]:
@@ -96,21 +96,21 @@ def last_lap(places: Sequence[Place]) -> tuple[int, int] | None:
 
 
 def closes(track: Sequence[Place]) -> bool:
-    """Whether head and tail of a lap are no more than a tile apart."""
+    """Return whether the two ends of a lap are at most a tile apart."""
     _, beta, x, y = track[0]
     gap_x, gap_y = math.cos(beta) * (x - track[-1][2]), math.sin(beta) * (y - track[-1][3])
     return math.sqrt(gap_x * gap_x + gap_y * gap_y) <= stock.TRACK_DETAIL_STEP
 
 
 def hard_turns(track: Sequence[Place]) -> list[bool]:
-    """Return which tiles have a border: those of four or more that bend hard to one side."""
+    """Return for each tile whether it has a border, as runs of four or more have that bend hard to one side."""
     betas = [place[1] for place in track]
     bends = [beta - before for before, beta in zip([betas[-1], *betas], betas, strict=False)]
     sides = [(bend > BEND) - (bend < -BEND) for bend in bends]
     n, count = len(sides), stock.BORDER_MIN_COUNT
     last_ones = zip(*([*sides[n - back :], *sides[: n - back]] for back in range(count)), strict=True)
     bordered = [abs(sum(same)) == count for same in last_ones]
-    # In place and in order: at the seam the last tiles hand on what they have got from the first ones.
+    # In place and in order, since at the seam the last tiles pass on what they have got from the first ones.
     for i in range(n):
         if bordered[i]:
             for back in range(1, count):
@@ -119,7 +119,7 @@ def hard_turns(track: Sequence[Place]) -> list[bool]:
 
 
 def tiles(track: Sequence[Place]) -> list[Polygon]:
-    """Return the polygon of every tile, from its place to the one before."""
+    """Return the polygon of each tile, which reaches from its place back to the one before."""
     width = stock.TRACK_WIDTH
     ends = []
     for _, beta, x, y in track:
@@ -130,7 +130,7 @@ def tiles(track: Sequence[Place]) -> list[Polygon]:
 
 
 def border(here: Place, before: Place) -> Polygon:
-    """Return the red or white strip beside a tile of a hard turn."""
+    """Return the polygon of the red or white strip beside a tile of a hard turn."""
     ends = []
     side = (before[1] > here[1]) - (before[1] < here[1])
     near, far = side * stock.TRACK_WIDTH, side * (stock.TRACK_WIDTH + stock.BORDER)

@@ -142,7 +142,7 @@ def test_wrappers_of_the_training_are_repeated_without_those_for_rewards_or_ends
     assert validated.observation_space == env.venv.observation_space
     assert (validated.get_wrapper_attr("frame_skip"), validated.unwrapped.renderer) == (4, "stock")
     assert validated.unwrapped.rules.options["off_road_frames"] == 0
-    assert validated.spec.max_episode_steps is None
+    assert validated.spec.max_episode_steps == 1000  # the id's own, not the training's 300
     blog = PPO("MlpPolicy", "CarRacingBlog-v3", n_steps=2, policy_kwargs={"net_arch": [2]}, device="cpu")
     callback.init_callback(blog)
     assert callback._factory_like_training()[0]().observation_space.shape == (4, 96, 96)

@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_carracing.cli import main
 from sb3_carracing.errors import UserError
-from sb3_carracing.zoo import hyperparameters
+from sb3_carracing.zoo import hyperparameters, manager
 from sb3_carracing.zoo.register import register
 from sb3_carracing.zoo.storage import shown
 
@@ -260,3 +260,15 @@ def test_no_part_of_a_password_is_printed(capsys: pytest.CaptureFixture[str], ur
         tune = ["tune", "--env", "Pendulum-v1", "-n", "512", "--n-evaluations", "1", "--best", "--study-name", "x"]
         line = refused(capsys, *tune, "--storage", url.replace("host", "127.0.0.1").replace("5432", "1"))
         assert not [part for part in ("secret", "se@", "cr/", "et@", "s?e") if part in line]
+
+
+def test_no_file_of_a_run_holds_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    """rl-zoo3 keeps the arguments and the command."""
+    monkeypatch.setattr(manager, "_hyperparams_of_trial", lambda _: ({}, None))
+    options = ["--storage", "postgresql://me:secret@host/db", "--study-name", "mine", "--trial-id", "0"]
+    monkeypatch.setattr("sys.orig_argv", ["python", "-m", "sb3_carracing", *TRAIN, *options])
+    Path("c.yml").write_text(yaml.safe_dump({"Pendulum-v1": SHORT}))
+    main([*TRAIN, "-conf", "c.yml", *options])
+    texts = [path.read_text() for path in Path("logs").rglob("*.*") if path.suffix in (".yml", ".txt")]
+    assert sum("postgresql://me:***@host/db" in text for text in texts) == 2
+    assert not [text for text in texts if "secret" in text]

@@ -17,6 +17,7 @@ from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_carracing.checks import whole_number
 from sb3_carracing.errors import UserError
 from sb3_carracing.pipelines import import_by_path
 from sb3_carracing.ppo.hyperparameters import CHECKS, Check
@@ -175,9 +176,8 @@ def _check_network(policy: type, kwargs: dict[str, Any]) -> None:
     check_keywords("optimizer_kwargs", kwargs.get("optimizer_class", th.optim.Adam), kwargs.get("optimizer_kwargs") or ())
     extractor = kwargs.get("features_extractor_class")
     if extractor is not None:
-        check_keywords(
-            "features_extractor_kwargs", resolve_extractor(extractor), kwargs.get("features_extractor_kwargs") or ()
-        )
+        keywords = kwargs.get("features_extractor_kwargs") or ()
+        check_keywords("features_extractor_kwargs", resolve_extractor(extractor), keywords)
 
 
 def _is_net_arch(value: Any) -> bool:
@@ -193,6 +193,8 @@ def check_env_kwargs(env_id: str, kwargs: dict[str, Any]) -> None:
     """Raise a UserError for keywords that an environment does not take."""
     if not isinstance(kwargs, dict):
         raise UserError(f"env_kwargs must be keywords of {env_id}, got {kwargs!r}")
+    if kwargs.get("max_episode_steps", -1) not in (-1, None):
+        whole_number("max_episode_steps", kwargs["max_episode_steps"], 1)
     spec = gym.spec(env_id)
     # These are for `gymnasium.make` itself.
     own = set(kwargs) - {"max_episode_steps", "disable_env_checker", "render_mode"}

@@ -112,7 +112,7 @@ def test_a_value_that_is_not_valid_is_named(capsys: pytest.CaptureFixture[str], 
         ({"policy_kwargs": {"optimizer_kwargs": {"epss": 1}}}, "optimizer_kwargs got an unexpected keyword argument 'epss'"),
         (
             {"policy_kwargs": {"features_extractor_kwargs": 3}},
-            "features_extractor_kwargs must be a mapping of keywords, got 3",
+            "features_extractor_kwargs must be a mapping",
         ),
         ({"policy_kwargs": {"net_arch": "big"}}, "net_arch must be sizes of layers"),
         ({"policy_kwargs": {"net_arch": {"pi": [0]}}}, "net_arch must be sizes of layers"),

@@ -286,7 +286,7 @@ class TestOptions:
     @pytest.mark.parametrize(
         "options",
         [
-            {"parameterization": "exp"},
+            {"parameterization": "softplus"},
             {"parameterization": "tanh"},
             {"deterministic_action": "mean"},
             {"max_concentration": 50.0},

@@ -6,6 +6,8 @@ from typing import Any
 from benchmarks.studies.parameterization import variants
 from sb3_carracing.ppo.distributions import BetaDistribution
 
+FIRST_EVALUATION_SEED, EPISODES = 5_000_000, 100
+
 
 @dataclass(frozen=True)
 class Task:

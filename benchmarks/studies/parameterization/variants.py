@@ -90,7 +90,8 @@ class CensoredBeta(WideBeta):
         beyond = ((log_density + log_weights).exp() * log_density).sum(dim=-1)  # integral of p log p there
         masses = log_masses.exp()
         inside = self.distribution.entropy() + beyond.sum(dim=0) + (1.0 - masses.sum(dim=0)) * self.width.log()
-        return (inside - (masses * log_masses).sum(dim=0)).sum(dim=1).float()
+        entropy: th.Tensor = inside - (masses * log_masses).sum(dim=0)
+        return entropy.sum(dim=1).float()
 
 
 class CertaintyEntropyBeta(BetaDistribution):
@@ -100,7 +101,8 @@ class CertaintyEntropyBeta(BetaDistribution):
         """Return the entropy; gradients do not flow through the mean."""
         mean = (self.alpha / self.concentration).detach()
         density = Beta(mean * self.concentration, (1.0 - mean) * self.concentration, validate_args=False)
-        return (density.entropy() + self.width.log()).sum(dim=1).float()
+        entropy: th.Tensor = density.entropy() + self.width.log()
+        return entropy.sum(dim=1).float()
 
 
 class CertainStartBeta(BetaDistribution):

@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Make the runs that are missing and print the table of what is stored."""
     parser = options.parser(__doc__, out=RESULTS, out_help="folder of the study's tables", seeds=range(11, 21))
     parser.add_argument("--task", choices=TASKS, default="pendulum", help="default: %(default)s")
-    parser.add_argument("--arms", choices=ARMS, nargs="+", default=["gaussian", "exp"], help="default: %(default)s")
+    parser.add_argument("--arms", choices=ARMS, nargs="+", default=["gaussian", "exp", "margin"], help="default: %(default)s")
     parser.add_argument("--report", action="store_true", help="print the table of what is stored and stop")
     args = parser.parse_args(argv)
     th.set_num_threads(1)

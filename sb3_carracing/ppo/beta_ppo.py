@@ -31,7 +31,7 @@ from stable_baselines3.common.type_aliases import (
 from stable_baselines3.common.utils import explained_variance
 
 from sb3_carracing.errors import UserError
-from sb3_carracing.ppo import hyperparameters, losses
+from sb3_carracing.ppo import hyperparameters, losses, saving
 from sb3_carracing.ppo.buffers import CompactRolloutBuffer
 from sb3_carracing.ppo.copying import copy_model
 from sb3_carracing.ppo.distributions import BetaDistribution
@@ -234,6 +234,8 @@ class BetaPPO(OnPolicyAlgorithm):
 
         A new optimizer keeps them there. On a GPU every minibatch would wait for the count of each weight.
         """
+        if not isinstance(load_path_or_dict, dict):
+            load_path_or_dict = saving.read_parameters(load_path_or_dict, device)
         super().set_parameters(load_path_or_dict, exact_match, device)
         optimizer = self.policy.optimizer
         if not any(group.get("capturable") or group.get("fused") for group in optimizer.param_groups):
@@ -247,12 +249,29 @@ class BetaPPO(OnPolicyAlgorithm):
         exclude: Iterable[str] | None = None,
         include: Iterable[str] | None = None,
     ) -> None:
-        """Save as SB3 does. The loaded agent plays a `deterministic_action` that was changed on the policy."""
+        """Save without pickle, see `saving`. The loaded agent plays a `deterministic_action` that was changed on the policy."""
         action = getattr(self.policy, "deterministic_action", None)
         built_with = self.policy_kwargs.get("deterministic_action", BETA_OPTIONS["deterministic_action"])
         if action not in (None, built_with):
             self.policy_kwargs = {**self.policy_kwargs, "deterministic_action": action}
-        super().save(path, exclude, include)
+        saving.save_agent(self, path, exclude, include)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        trust: bool = False,
+        **kwargs: Any,
+    ) -> Self:
+        """Load an agent, arguments as in SB3; a file that could run code is refused unless `trust` is set."""
+        return saving.load_agent(
+            cls, path, env, device, custom_objects, print_system_info, force_reset, trust=trust, **kwargs
+        )
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_scheduled_learning_rate"]

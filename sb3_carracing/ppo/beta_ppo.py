@@ -47,6 +47,7 @@ from sb3_carracing.ppo.policies import (
     NamedPartsPolicy,
 )
 from sb3_carracing.ppo.torch_layers import ImageExtractor
+from sb3_carracing.ppo.weights import match_layout
 from sb3_carracing.system import keep_freed_memory
 
 __all__ = ["BetaPPO"]
@@ -238,6 +239,7 @@ class BetaPPO(OnPolicyAlgorithm):
             load_path_or_dict = saving.read_parameters(load_path_or_dict, device)
         super().set_parameters(load_path_or_dict, exact_match, device)
         optimizer = self.policy.optimizer
+        match_layout(optimizer)
         if not any(group.get("capturable") or group.get("fused") for group in optimizer.param_groups):
             for state in optimizer.state.values():
                 if th.is_tensor(state.get("step")):
@@ -269,9 +271,7 @@ class BetaPPO(OnPolicyAlgorithm):
         **kwargs: Any,
     ) -> Self:
         """Load an agent, arguments as in SB3; a file that could run code is refused unless `trust` is set."""
-        return saving.load_agent(
-            cls, path, env, device, custom_objects, print_system_info, force_reset, trust=trust, **kwargs
-        )
+        return saving.load_agent(cls, path, env, device, custom_objects, print_system_info, force_reset, trust=trust, **kwargs)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_scheduled_learning_rate"]

@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 import safetensors.numpy
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import check_for_correct_spaces, get_system_info
 
@@ -75,7 +76,7 @@ DEFAULTS_OF_SB3_FILES = {
 }
 """Options of Beta policies that files of SB3's format do not name, as they were when such files were written."""
 
-Model = TypeVar("Model", bound=Any)
+Model = TypeVar("Model", bound=BaseAlgorithm)
 
 
 # --- saving -------------------------------------------------------------------------------------------------------
@@ -219,7 +220,7 @@ def load_agent(
         agent.data["n_envs"] = env.num_envs
         if force_reset:
             agent.data["_last_obs"] = None
-    model = cls(policy=agent.data["policy_class"], env=env, device=device, _init_setup_model=False)
+    model: Any = cls(policy=agent.data["policy_class"], env=env, device=device, _init_setup_model=False)  # type: ignore[call-arg]
     for name in agent.data:
         if hasattr(type(model), name) or name in model._excluded_save_params():
             raise UserError(f"{archive.name}: {name!r:.80} is no setting of an agent")
@@ -229,15 +230,14 @@ def load_agent(
     model.set_parameters(agent.states, exact_match=True, device=device)
     if model.use_sde:
         model.policy.reset_noise()
-    return model
+    loaded: Model = model
+    return loaded
 
 
 def _read(archive: Archive, find_class: ClassFinder, given: dict[str, Any], kwargs: dict[str, Any], device: Any) -> _Agent:
     skip = given.keys() | kwargs.keys() - {"policy_kwargs", "policy_class", "observation_space", "action_space"}
-    if is_own_format(archive):
-        agent = _read_own(archive, find_class, skip)
-    else:
-        agent = _read_sb3(archive, find_class, skip, device)
+    own_format = is_own_format(archive)
+    agent = _read_own(archive, find_class, skip) if own_format else _read_sb3(archive, find_class, skip, device)
     agent.data |= {name: value for name, value in given.items() if name in agent.names}
     for name in ("observation_space", "action_space"):
         if name not in agent.names:  # SB3's type and words
@@ -247,7 +247,7 @@ def _read(archive: Archive, find_class: ClassFinder, given: dict[str, Any], kwar
     policy_class = agent.data.get("policy_class")
     if not isinstance(policy_class, type) or not issubclass(policy_class, ActorCriticPolicy):
         raise UserError(f"{archive.name}: its policy class is no actor-critic policy: {policy_class!r:.80}")
-    if "agent.json" not in archive and issubclass(policy_class, BetaActorCriticPolicy):
+    if not own_format and issubclass(policy_class, BetaActorCriticPolicy):
         agent.options = dict(DEFAULTS_OF_SB3_FILES)
     policy_kwargs = agent.data.setdefault("policy_kwargs", {})
     if not isinstance(policy_kwargs, dict):
@@ -380,9 +380,11 @@ def _accepted(policy_class: type, options: dict[str, Any]) -> dict[str, Any]:
 def _without_memory(file: str, model: Any) -> th.nn.Module:
     """Build the policy without memory for its weights, so that a file cannot ask for more than it brings."""
     observation_space, action_space = copy.deepcopy((model.observation_space, model.action_space))
+    # SB3 asks the policy where its layers shall be.
+    on_meta = type(model.policy_class.__name__, (model.policy_class,), {"device": th.device("meta")})
     try:
         with th.device("meta"):
-            policy: th.nn.Module = model.policy_class(
+            policy: th.nn.Module = on_meta(
                 observation_space, action_space, lambda _: 1e-3, use_sde=model.use_sde, **model.policy_kwargs
             )
     except (*UNREADABLE, RuntimeError) as error:

@@ -23,6 +23,7 @@ class ProportionalSchedule:
         self.initial_value = float(initial_value)
 
     def __call__(self, progress_remaining: float) -> float:
+        """Return the value when `progress_remaining` of the training remains."""
         return progress_remaining * self.initial_value
 
     def __repr__(self) -> str:
@@ -40,6 +41,7 @@ class SampledSchedule:
         self.values = [float(value) for value in values]
 
     def __call__(self, progress_remaining: float) -> float:
+        """Return the value when `progress_remaining` of the training remains."""
         return float(np.interp(progress_remaining, np.linspace(0.0, 1.0, len(self.values)), self.values))
 
 

@@ -24,7 +24,15 @@ from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, Line
 
 from sb3_carracing.errors import UserError
 from sb3_carracing.ppo.named_classes import ClassFinder
-from sb3_carracing.ppo.plain_data import BIT_GENERATORS, MAX_DEPTH, UNREADABLE, make_generator, make_space, plain_dtype, problem
+from sb3_carracing.ppo.plain_data import (
+    BIT_GENERATORS,
+    MAX_DEPTH,
+    UNREADABLE,
+    make_generator,
+    make_space,
+    plain_dtype,
+    problem,
+)
 from sb3_carracing.ppo.schedules import ProportionalSchedule
 
 _SCALARS = {f"numpy.{name}" for name in ("bool", "bool_", *(f"{sign}int{8 << n}" for sign in ("", "u") for n in range(4)))}
@@ -75,8 +83,8 @@ class _NotingUnpickler(pickle.Unpickler):
         path = f"{module}.{name}"
         if path not in _MAKERS and path not in _SCALARS and not self._finder.admits(path):
             raise RefusedError(
-                f"{self._finder.file}: {self._what} is pickled with {path}, which may run code and is read only with trust=True "
-                "(--trust)"
+                f"{self._finder.file}: {self._what} is pickled with {path}, which may run code and is read only with "
+                "trust=True (--trust)"
             )
         if path not in self._found:
             self._found[path] = type("Note", (_Note,), {"path": path})
@@ -111,7 +119,7 @@ def read_pickle(content: bytes, what: str, find_class: ClassFinder) -> Any:
 def _check_memo(content: bytes) -> None:
     """Refuse damaged pickles and memo numbers that grow the unpickler's table beyond all memory."""
     for number, (opcode, argument, _) in enumerate(pickletools.genops(content)):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument) > number:
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > number:
             raise ValueError("a memo number is too large")
         if opcode.name.startswith("EXT"):
             raise ValueError("it uses the extension registry")
@@ -234,7 +242,7 @@ def _attributes(cls: type, *names: str) -> Callable[[_Maker, _Note], Any]:
         state = make.state(note, *names)
         if set(state) != set(names):
             raise ValueError(f"{cls.__name__} has other attributes")
-        made = cls.__new__(cls)
+        made: Any = object.__new__(cls)
         vars(made).update(state)
         return made
 
@@ -267,7 +275,7 @@ def _tensor(make: _Maker, note: _Note) -> th.Tensor:
     storage, offset, size, stride, *_ = make.make(note.args)
     if not isinstance(storage, th.storage.TypedStorage):
         raise TypeError("a tensor without a storage")
-    whole = th.tensor([], dtype=storage.dtype).set_(storage)  # type: ignore[arg-type]
+    whole = th.tensor([], dtype=storage.dtype).set_(storage)
     return whole.as_strided(size, stride, offset).clone() if math.prod(size) <= whole.numel() else _refuse_tensor()
 
 

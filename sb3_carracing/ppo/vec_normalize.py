@@ -25,13 +25,12 @@ _ENTRIES = {"vec_normalize.json", "arrays.safetensors"}
 
 def as_data(venv: VecNormalize, encode: Encoder) -> dict[str, Any]:
     """Return the options and running means of a VecNormalize as JSON data."""
-    obs_rms = getattr(venv, "obs_rms", None)
-    means = {key: vars(rms) for key, rms in obs_rms.items()} if isinstance(obs_rms, dict) else obs_rms and vars(obs_rms)
+    means, several = _means(getattr(venv, "obs_rms", None))
     content = {
         **{name: getattr(venv, name) for name in _OPTIONS},
         "ret_rms": vars(venv.ret_rms),
         "obs_rms": means,
-        "several": isinstance(obs_rms, dict),
+        "several": several,
     }
     data: dict[str, Any] = encode("vec_normalize", content)
     return data
@@ -92,10 +91,15 @@ def _state(content: bytes, name: str, trust: bool) -> Any:
 
 def _state_of_pickle(attributes: dict[str, Any]) -> dict[str, Any]:
     state = {name: attributes[name] for name in _OPTIONS if name in attributes}
-    obs_rms = attributes.get("obs_rms")
-    several = isinstance(obs_rms, dict)
-    state["obs_rms"] = {key: vars(rms) for key, rms in obs_rms.items()} if several else obs_rms and vars(obs_rms)
-    return {**state, "ret_rms": vars(attributes["ret_rms"]), "several": several}
+    means, several = _means(attributes.get("obs_rms"))
+    return {**state, "obs_rms": means, "ret_rms": vars(attributes["ret_rms"]), "several": several}
+
+
+def _means(obs_rms: Any) -> tuple[Any, bool]:
+    """Return the running means of observations as a dict, and whether they are of several keys."""
+    if isinstance(obs_rms, dict):
+        return {key: vars(rms) for key, rms in obs_rms.items()}, True
+    return obs_rms and vars(obs_rms), False
 
 
 def _wrap(venv: VecEnv, state: dict[str, Any]) -> VecNormalize:

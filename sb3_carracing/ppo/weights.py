@@ -122,6 +122,14 @@ def check_optimizer(file: str, optimizer: th.optim.Optimizer, state_dict: Any) -
             check_finite(file, f"{key} of the optimiser's parameter {index}", value)
 
 
+def match_layout(optimizer: th.optim.Optimizer) -> None:
+    """Lay the optimiser's state out in memory as the parameters are (channels last), which is what makes it fast."""
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if th.is_tensor(value) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[key] = th.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
 def check_finite(file: str, name: str, tensor: th.Tensor) -> None:
     """Raise `UserError` if the tensor holds NaN or infinity, or more elements than its memory does."""
     if tensor.layout != th.strided or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():

@@ -126,7 +126,7 @@ class Encoder:
             bounds = {key: self._bound(f"{name}.{key}", getattr(space, key)) for key in ("low", "high")}
             data |= {"shape": list(space.shape), "dtype": space.dtype.str, **bounds}
         elif type(space) is spaces.Discrete:
-            data |= {"n": int(space.n), "start": int(space.start)}
+            data |= {"n": int(space.n), "start": int(space.start), "dtype": space.dtype.str}
         elif type(space) is spaces.MultiDiscrete:
             data |= {"nvec": space.nvec.tolist(), "start": space.start.tolist(), "dtype": space.dtype.str}
         elif type(space) is spaces.MultiBinary:
@@ -143,7 +143,8 @@ class Encoder:
 
     def _bound(self, name: str, bound: np.ndarray) -> Any:
         if bound.size and np.all(bound == bound.flat[0]):
-            return self._number(name, bound.flat[0])
+            first = bound.flat[0]
+            return self._number(name, np.uint8(first) if bound.dtype == np.bool_ else first)
         return self._numpy(name, bound)
 
 
@@ -168,7 +169,7 @@ class Decoder:
             return self._decode(data)
         except UserError:
             raise
-        except UNREADABLE as error:
+        except (*UNREADABLE, RuntimeError) as error:
             raise UserError(f"{self.find_class.file}: {name} cannot be read: {problem(error)}") from error
 
     def _decode(self, data: Any) -> Any:
@@ -235,7 +236,7 @@ def make_space(kind: str, fields: dict[str, Any], generator: np.random.Generator
             raise ValueError(f"a Box of the shape {shape!r:.80} is too large")
         space = spaces.Box(fields["low"], fields["high"], shape=shape, dtype=plain_dtype(fields["dtype"]).type)
     elif kind == "Discrete":
-        space = spaces.Discrete(fields["n"], start=fields["start"])
+        space = spaces.Discrete(fields["n"], start=fields["start"], dtype=plain_dtype(fields["dtype"]).type)
     elif kind == "MultiDiscrete":
         space = spaces.MultiDiscrete(fields["nvec"], plain_dtype(fields["dtype"]).type, start=fields["start"])
     elif kind == "MultiBinary":

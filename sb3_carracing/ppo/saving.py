@@ -30,6 +30,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import check_for_correct_spaces, get_system_info
 
+from sb3_carracing.checks import whole_number
 from sb3_carracing.errors import UserError
 from sb3_carracing.ppo import sb3_files, vec_normalize
 from sb3_carracing.ppo.archives import Archive, read_file, write_archive
@@ -121,7 +122,7 @@ def save_agent(
     }
     if model.get_vec_normalize_env() is not None:
         document["vec_normalize"] = vec_normalize.as_data(model.get_vec_normalize_env(), encode)
-    _warn_of_what_is_missing(path, missing, type(model.policy))
+    _warn_of_what_is_missing(path, missing, model)
     write_archive(
         path,
         {
@@ -143,17 +144,18 @@ def _encode_or_note(encode: Encoder, name: str, value: Any, missing: dict[str, s
         return {TAG: "missing", "text": f"{value!r:.200}"}
 
 
-def _warn_of_what_is_missing(path: Any, missing: dict[str, str], policy_class: type) -> None:
+def _warn_of_what_is_missing(path: Any, missing: dict[str, str], model: Any) -> None:
     if missing:
         warnings.warn(
             f"The agent {path} lacks what cannot be saved without pickle ({'; '.join(missing.values())}): it can be loaded by "
             "who passes these in custom_objects",
             stacklevel=4,
         )
-    if "<locals>" in dotted_name(policy_class):
+    local = [name for name in passed_classes(model.policy_class, model.policy_kwargs) if "<locals>" in name]
+    if local:
         warnings.warn(
-            f"The agent {path} names {dotted_name(policy_class)}, a class within a function: it can be loaded by who passes "
-            "it as custom_objects={'policy_class': ...}",
+            f"The agent {path} names {', '.join(local)}, a class within a function: it can be loaded by who passes the class "
+            "in policy_kwargs or custom_objects",
             stacklevel=4,
         )
 
@@ -210,7 +212,7 @@ def load_agent(
         _print_system_info(archive)
     given = dict(custom_objects or {})
     find_class = ClassFinder(archive.name, passed_classes(given, kwargs), trust)
-    agent = _read(archive, find_class, given, kwargs, device)
+    agent = _read(cls, archive, find_class, given, kwargs, device)
     if env is not None:
         env = cls._wrap_env(env, agent.data.get("verbose", 0))
         try:
@@ -226,7 +228,7 @@ def load_agent(
             raise UserError(f"{archive.name}: {name!r:.80} is no setting of an agent")
     vars(model).update(agent.data)
     vars(model).update(kwargs)
-    _set_up(archive.name, model, agent)
+    _set_up(archive.name, model, agent, of_caller=kwargs)
     model.set_parameters(agent.states, exact_match=True, device=device)
     if model.use_sde:
         model.policy.reset_noise()
@@ -234,10 +236,17 @@ def load_agent(
     return loaded
 
 
-def _read(archive: Archive, find_class: ClassFinder, given: dict[str, Any], kwargs: dict[str, Any], device: Any) -> _Agent:
+def _read(
+    cls: type[BaseAlgorithm],
+    archive: Archive,
+    find_class: ClassFinder,
+    given: dict[str, Any],
+    kwargs: dict[str, Any],
+    device: th.device | str,
+) -> _Agent:
     skip = given.keys() | kwargs.keys() - {"policy_kwargs", "policy_class", "observation_space", "action_space"}
     own_format = is_own_format(archive)
-    agent = _read_own(archive, find_class, skip) if own_format else _read_sb3(archive, find_class, skip, device)
+    agent = _read_own(cls, archive, find_class, skip) if own_format else _read_sb3(archive, find_class, skip, device)
     agent.data |= {name: value for name, value in given.items() if name in agent.names}
     for name in ("observation_space", "action_space"):
         if name not in agent.names:  # SB3's type and words
@@ -290,8 +299,9 @@ def _read_document(archive: Archive) -> dict[str, Any]:
     return document
 
 
-def _read_own(archive: Archive, find_class: ClassFinder, skip: set[str]) -> _Agent:
+def _read_own(cls: type[BaseAlgorithm], archive: Archive, find_class: ClassFinder, skip: set[str]) -> _Agent:
     document = _read_document(archive)
+    known = {"arguments": set(inspect.signature(cls).parameters), "state": _STATE}
     decode = Decoder(read_arrays(archive, "arrays.safetensors"), find_class)
     elsewhere = {
         "observation_space": document["observation_space"],
@@ -302,7 +312,7 @@ def _read_own(archive: Archive, find_class: ClassFinder, skip: set[str]) -> _Age
     names = set(elsewhere)
     for section in ("arguments", "state", "extra"):
         for name, value in document[section].items():
-            if name in names or (section == "state" and name not in _STATE):
+            if name in names or name not in known.get(section, {name}):
                 raise UserError(f"{archive.name}: agent.json does not know {name!r:.80} in {section}, or has it twice")
             names.add(name)
             if name in skip:
@@ -350,8 +360,11 @@ def _print_system_info(archive: Archive) -> None:
         print(archive.read("system_info.txt", 1 << 16).decode(errors="replace"))
 
 
-def _set_up(file: str, model: Any, agent: _Agent) -> None:
+def _set_up(file: str, model: Any, agent: _Agent, of_caller: dict[str, Any]) -> None:
     """Build the model's policy with the options that the file names beyond `policy_kwargs`."""
+    for name in ("n_steps", "batch_size", "n_epochs", "n_envs"):
+        if name in agent.data:
+            whole_number(f"{file}: {name}", agent.data[name], 1)
     if set(agent.states) != {"policy", "policy.optimizer"}:
         found = ", ".join(sorted(agent.states)) or "nothing"
         raise UserError(f"{file} must hold the weights of a policy and its optimiser, got {found:.200}")
@@ -362,7 +375,10 @@ def _set_up(file: str, model: Any, agent: _Agent) -> None:
         check_weights(file, _without_memory(file, model), agent.states["policy"])
     try:
         model._setup_model()
-    except (TypeError, MemoryError, OverflowError) as error:
+    except UNREADABLE as error:
+        # SB3 asserts what a caller's arguments must be.
+        if isinstance(error, AssertionError) and of_caller:
+            raise
         raise UserError(f"{file} is no agent that can be set up: {problem(error)}") from error
     model.policy_kwargs = given
     check_weights(file, model.policy, agent.states["policy"])

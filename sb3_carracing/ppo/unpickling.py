@@ -219,17 +219,17 @@ def _generator(make: _Maker, note: _Note) -> np.random.Generator:
 def _space(kind: str) -> Callable[[_Maker, _Note], Any]:
     def make_it(make: _Maker, note: _Note) -> Any:
         state = make.state(note)
-        fields = dict(state)
+        fields = state
         if kind == "Box":
-            fields["shape"] = state["_shape"] if "_shape" in state else state["shape"]
+            fields = {"shape": state.get("_shape"), **state}
         elif kind == "Discrete":
-            fields.setdefault("start", 0)
+            fields = {"start": 0, "dtype": np.dtype(np.int64), **state}
         elif kind == "MultiDiscrete":
-            fields.setdefault("start", np.zeros_like(fields["nvec"]))
+            fields = {"start": np.zeros_like(state["nvec"]), **state}
         elif kind == "Dict":
-            fields["items"] = list(state["spaces"].items())
+            fields = {"items": list(state["spaces"].items())}
         elif kind == "Tuple":
-            fields["items"] = state["spaces"]
+            fields = {"items": state["spaces"]}
         return make_space(kind, fields, state.get("_np_random"))
 
     return make_it

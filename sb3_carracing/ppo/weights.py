@@ -75,8 +75,10 @@ def optimizer_as_data(state_dict: dict[str, Any], encode: Encoder) -> tuple[Tens
 
 def optimizer_from_data(tensors: Tensors, data: dict[str, Any], decode: Decoder) -> dict[str, Any]:
     """Return the `state_dict` of an optimiser; what it must hold is checked by `check_weights`."""
+    if set(data) != {"param_groups", "values"} or not isinstance(data["values"], dict):
+        raise UserError(f"{decode.find_class.file}: optimizer in agent.json must have param_groups and values")
     state: dict[int, dict[str, Any]] = {}
-    for name, value in {**tensors, **decode("optimizer", data["values"])}.items():
+    for name, value in {**tensors, **{name: decode("optimizer", value) for name, value in data["values"].items()}}.items():
         index, _, key = name.partition(".")
         if not index.isdecimal() or not key:
             raise UserError(f"{decode.find_class.file}: the optimiser's state has an unknown entry {name!r:.80}")

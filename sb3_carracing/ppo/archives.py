@@ -4,7 +4,6 @@ import io
 import json
 import os
 import re
-import secrets
 import struct
 import warnings
 import zipfile
@@ -16,6 +15,7 @@ from typing import Any
 from stable_baselines3.common.save_util import open_path
 
 from sb3_carracing.errors import UserError
+from sb3_carracing.files import write_atomically
 
 MAX_FILE = 4 << 30
 """Largest archive that is read [bytes]."""
@@ -142,7 +142,7 @@ def write_archive(path: str | Path | io.BufferedIOBase, entries: Mapping[str, by
         for name, content in entries.items():
             archive.writestr(name, content)
     if isinstance(path, str | Path):
-        replace_file(_target(Path(path)), stream.getvalue())
+        write_atomically(_target(Path(path)), stream.getvalue())
     else:
         open_path(path, "w").write(stream.getvalue())
 
@@ -157,19 +157,4 @@ def _target(path: Path) -> Path:
     if not path.parent.exists():
         warnings.warn(f"Path '{path.parent}' does not exist. Will create it.", stacklevel=4)
         path.parent.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that at any moment either the old or the new one is there and whole."""
-    path = Path(os.path.realpath(path))
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    return Path(os.path.realpath(path))

@@ -31,7 +31,7 @@ from stable_baselines3.common.type_aliases import (
 from stable_baselines3.common.utils import explained_variance
 
 from sb3_carracing.errors import UserError
-from sb3_carracing.ppo import hyperparameters, losses, saving
+from sb3_carracing.ppo import hyperparameters, loading, losses, saving
 from sb3_carracing.ppo.buffers import CompactRolloutBuffer
 from sb3_carracing.ppo.copying import copy_model
 from sb3_carracing.ppo.distributions import BetaDistribution
@@ -40,7 +40,6 @@ from sb3_carracing.ppo.metrics import outputs_of, share_at_bounds, to_host
 from sb3_carracing.ppo.policies import (
     BETA_OPTIONS,
     Autocast,
-    BetaActorCriticPolicy,
     CnnPolicy,
     MlpPolicy,
     MultiInputPolicy,
@@ -118,8 +117,6 @@ class BetaPPO(OnPolicyAlgorithm):
     }
     policy: ActorCriticPolicy
     rollout_buffer: RolloutBuffer
-    # Saved with the agent: which policy defaults hold for what its policy_kwargs leave out. Release 0.1.0 saved none.
-    defaults_version: int = 1
 
     def __init__(
         self,
@@ -185,18 +182,13 @@ class BetaPPO(OnPolicyAlgorithm):
         self.value_loss: ValueLoss = value_loss
         self.keep_memory = keep_memory
         self.autocast: Autocast | None = autocast
-        if _init_setup_model:  # not so in `load`, where the file says it
-            self.defaults_version = 2
+        if _init_setup_model:
             self._setup_model()
         hyperparameters.warn_of_truncated_minibatch(self)
 
     def _setup_model(self) -> None:
         # Checked here, since `load` and rl-zoo3's resume set attributes without the constructor.
         hyperparameters.check(self)
-        is_beta = issubclass(self.policy_class, BetaActorCriticPolicy) and isinstance(self.action_space, spaces.Box)
-        if self.defaults_version < 2 and is_beta:
-            self.policy_kwargs = {"parameterization": "softplus", **self.policy_kwargs}
-        self.defaults_version = 2
         if self.rollout_buffer_class is None and not isinstance(self.observation_space, spaces.Dict):
             self.rollout_buffer_class = CompactRolloutBuffer
         super()._setup_model()
@@ -236,7 +228,7 @@ class BetaPPO(OnPolicyAlgorithm):
         A new optimizer keeps them there. On a GPU every minibatch would wait for the count of each weight.
         """
         if not isinstance(load_path_or_dict, dict):
-            load_path_or_dict = saving.read_parameters(load_path_or_dict, device)
+            load_path_or_dict = loading.read_parameters(load_path_or_dict, device)
         super().set_parameters(load_path_or_dict, exact_match, device)
         optimizer = self.policy.optimizer
         match_layout(optimizer)
@@ -251,7 +243,7 @@ class BetaPPO(OnPolicyAlgorithm):
         exclude: Iterable[str] | None = None,
         include: Iterable[str] | None = None,
     ) -> None:
-        """Save without pickle, see `saving`. The loaded agent plays a `deterministic_action` that was changed on the policy."""
+        """Save without pickle, see `saving`. A `deterministic_action` that was changed on the policy is kept."""
         action = getattr(self.policy, "deterministic_action", None)
         built_with = self.policy_kwargs.get("deterministic_action", BETA_OPTIONS["deterministic_action"])
         if action not in (None, built_with):
@@ -271,7 +263,9 @@ class BetaPPO(OnPolicyAlgorithm):
         **kwargs: Any,
     ) -> Self:
         """Load an agent, arguments as in SB3; a file that could run code is refused unless `trust` is set."""
-        return saving.load_agent(cls, path, env, device, custom_objects, print_system_info, force_reset, trust=trust, **kwargs)
+        return loading.load_agent(
+            cls, path, env, device, custom_objects, print_system_info, force_reset, trust=trust, **kwargs
+        )
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_scheduled_learning_rate"]

@@ -51,6 +51,7 @@ def read_settings(archive: Archive, find_class: ClassFinder, skip: Iterable[str]
     if "data" not in archive:
         raise UserError(f"{archive.name} is no agent: it has no entry 'data' and no 'agent.json'")
     data = archive.read_json("data")
+    data.pop("defaults_version", None)  # of an unreleased version
     # SB3 makes the environment of this name, which may import a module.
     if "env" in data and "env" not in skip and not find_class.trust:
         raise UserError(f"{archive.name} brings an environment, which is made only with trust=True (--trust)")

@@ -25,6 +25,7 @@ from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -32,13 +33,13 @@ from tasks import AnySpaces
 from torch import nn
 
 from sb3_carracing import BetaPPO
+from sb3_carracing.converting import convert
 from sb3_carracing.errors import UserError
-from sb3_carracing.ppo import saving
-from sb3_carracing.ppo.archives import Archive, read_file, replace_file
+from sb3_carracing.ppo import policies, saving
+from sb3_carracing.ppo.archives import Archive, read_file
 from sb3_carracing.ppo.named_classes import ClassFinder
 from sb3_carracing.ppo.plain_data import Decoder, Encoder
-from sb3_carracing.ppo.policies import BetaActorCriticPolicy, MlpPolicy
-from sb3_carracing.ppo.saving import convert
+from sb3_carracing.ppo.policies import BetaActorCriticPolicy
 from sb3_carracing.ppo.sb3_files import load_sb3_agent, read_sb3_zip
 from sb3_carracing.ppo.schedules import schedule_as_data, schedule_from_data
 from sb3_carracing.ppo.unpickling import read_pickle
@@ -58,6 +59,10 @@ def save_as_sb3(model: BaseAlgorithm, path: Path) -> Path:
     """Save in SB3's format, as earlier versions of BetaPPO did."""
     BaseAlgorithm.save(model, path)
     return path
+
+
+def beta_options(model: BetaPPO) -> dict[str, Any]:
+    return dict(model.policy._beta_options)  # type: ignore[arg-type]
 
 
 def load(path: Path, **options: Any) -> BetaPPO:
@@ -189,32 +194,28 @@ class TestRoundTrip:
         """So that a default that changes later changes no saved agent."""
         small().save(tmp_path / "agent")
         options = document_of(tmp_path / "agent.zip")["policy"]["options"]
-        arguments = set(inspect.signature(MlpPolicy).parameters) - {
-            "observation_space",
-            "action_space",
-            "lr_schedule",
-            "use_sde",
-        }
-        assert arguments <= set(options)
+        arguments = set(inspect.signature(ActorCriticPolicy).parameters) | set(policies.BETA_OPTIONS)
+        assert arguments - {"observation_space", "action_space", "lr_schedule", "use_sde"} <= set(options)
 
     def test_a_default_that_changes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         model = small()
         model.save(tmp_path / "agent")
-        save_as_sb3(small(), tmp_path / "sb3.zip")
-        defaults = dict(zip(("parameterization", "initial_mean", "deterministic_action"), ("mode", 0.3, "mean"), strict=True))
-        assert MlpPolicy.__init__.__kwdefaults__ is None
-        parameters = inspect.signature(MlpPolicy.__init__).parameters
-        names = [name for name, parameter in parameters.items() if parameter.default is not parameter.empty]
-        changed = tuple(defaults.get(name, parameters[name].default) for name in names)
-        monkeypatch.setattr(MlpPolicy.__init__, "__defaults__", changed)
-        assert small().policy._beta_options["parameterization"] == "mode"  # type: ignore[operator,index]
-        assert load(tmp_path / "agent").policy._beta_options == model.policy._beta_options  # type: ignore[operator]
-        assert load(tmp_path / "sb3.zip").policy._beta_options == {  # type: ignore[comparison-overlap]
+        save_as_sb3(small(policy_kwargs={"parameterization": "softplus"}), tmp_path / "sb3.zip")
+        data = json.loads(zipfile.ZipFile(tmp_path / "sb3.zip").read("data"))
+        rewrite(tmp_path / "sb3.zip", {"data": json.dumps({**data, "policy_kwargs": {}}).encode()})
+        monkeypatch.setattr(
+            policies, "BETA_OPTIONS", {**policies.BETA_OPTIONS, "parameterization": "mode", "initial_mean": 0.3}
+        )
+        assert beta_options(small()) != beta_options(model)
+        assert beta_options(load(tmp_path / "agent")) == beta_options(model)
+        expected = {
             "parameterization": "softplus",
             "initial_mean": None,
             "deterministic_action": "mode",
             "max_concentration": 1e4,
         }
+        assert beta_options(load(tmp_path / "sb3.zip")) == expected
+        assert load(tmp_path / "sb3.zip").policy_kwargs == {}
 
     def test_streams(self) -> None:
         model, stream = small().learn(32), io.BytesIO()
@@ -241,16 +242,22 @@ class TestRoundTrip:
             model.save(tmp_path / "agent", include=["rollout_buffer"])
 
     def test_a_file_is_replaced_at_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        replace_file(tmp_path / "file", b"old")
-        monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("full")))
+        (tmp_path / "agent.zip").write_bytes(b"old")
+
+        def fails(*_: Any) -> None:
+            raise OSError("full")
+
+        monkeypatch.setattr(os, "fsync", fails)
+        monkeypatch.setattr(Path, "write_bytes", fails)
         with pytest.raises(OSError, match="full"):
-            replace_file(tmp_path / "file", b"new")
+            small().save(tmp_path / "agent")
         assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
 
     def test_training_goes_on_as_with_sb3s_file(self, tmp_path: Path) -> None:
         weights = []
         for save in (lambda model, path: model.save(path), save_as_sb3):
-            model = small(AnySpaces(VECTOR, ACTION), learning_rate=lambda p: 1e-3 * p).learn(96)
+            options = {"parameterization": "exp"}
+            model = small(AnySpaces(VECTOR, ACTION), learning_rate=lambda p: 1e-3 * p, policy_kwargs=options).learn(96)
             save(model, tmp_path / "agent.zip")
             if save is save_as_sb3:
                 loaded = load(tmp_path / "agent.zip", env=AnySpaces(VECTOR, ACTION), trust=True)
@@ -274,7 +281,7 @@ class TestRoundTrip:
     def test_no_pickle_in_what_is_written(self, tmp_path: Path) -> None:
         small(policy="CnnPolicy", env=AnySpaces(IMAGE, ACTION)).learn(32).save(tmp_path / "agent")
         archive = zipfile.ZipFile(tmp_path / "agent.zip")
-        assert set(archive.namelist()) == saving._ENTRIES
+        assert set(archive.namelist()) == saving.ENTRIES
         for name in archive.namelist():
             with pytest.raises(
                 (pickle.UnpicklingError, ValueError, EOFError, KeyError, IndexError, ImportError, AttributeError)
@@ -389,6 +396,20 @@ class TestClasses:
         with pytest.raises(UserError, match="OwnPolicy"):
             load(tmp_path / "agent")
         assert_same_model(load(tmp_path / "agent", custom_objects={"policy_class": OwnPolicy}), model)
+
+    def test_a_changed_default_of_a_class_from_elsewhere(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It takes any keyword, and gives its base class some of them itself."""
+
+        class Fixed(BetaActorCriticPolicy):
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                super().__init__(*args, initial_mean=[0.0, 0.2], **kwargs)
+
+        model = small(policy=Fixed)
+        with pytest.warns(UserWarning, match="within a function"):
+            model.save(tmp_path / "agent")
+        monkeypatch.setattr(policies, "BETA_OPTIONS", {**policies.BETA_OPTIONS, "parameterization": "mode"})
+        loaded = load(tmp_path / "agent", custom_objects={"policy_class": Fixed})
+        assert beta_options(loaded) == beta_options(model)
 
     def test_a_class_within_a_function(self, tmp_path: Path) -> None:
         class Inner(FlattenExtractor):

@@ -319,3 +319,11 @@ def read_parameters(path: str | Path | io.BufferedIOBase, device: th.device | st
     states = {"policy": read_tensors(archive, "policy.safetensors", document["aliases"]), "policy.optimizer": optimizer}
     check_all_finite(archive.name, "its weights", states)
     return states
+
+
+def trained_steps(path: str | Path) -> int | None:
+    """Return the number of steps that an agent of any algorithm was trained for, None if its file does not say it."""
+    archive = Archive(*read_file(path))
+    settings = _read_document(archive)["state"] if is_own_format(archive) else archive.read_json("data")
+    steps = settings.get("num_timesteps")
+    return steps if isinstance(steps, int) else None

@@ -128,3 +128,26 @@ def load_sb3_agent(
     read_states(archive, "cpu")
     # SB3 unpickles nothing that it finds among the custom objects.
     return algorithm.load(io.BytesIO(content), custom_objects={**settings, **given}, **kwargs)
+
+
+def load_from_zip_file(
+    load_path: str | Path | io.BufferedIOBase,
+    load_data: bool = True,
+    custom_objects: dict[str, Any] | None = None,
+    device: th.device | str = "auto",
+    verbose: int = 0,
+    print_system_info: bool = False,
+) -> tuple[dict[str, Any] | None, dict[str, Any], Any]:
+    """Stand in for SB3's function of this name, which unpickles; arguments as there, but it prints no system information.
+
+    Raises:
+        UserError: the file is damaged, or holds something outside the list.
+    """
+    archive = Archive(*read_file(load_path))
+    given = dict(custom_objects or {})
+    data: dict[str, Any] | None = None
+    if load_data:
+        data = read_settings(archive, ClassFinder(archive.name, passed_classes(given), trust=False), skip=given)
+        data |= {name: value for name, value in given.items() if name in setting_names(archive)}
+    states = read_states(archive, device)
+    return data, states, states.pop("pytorch_variables", None)

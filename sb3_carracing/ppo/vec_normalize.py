@@ -44,6 +44,15 @@ def write_statistics(path: str | Path | io.BufferedIOBase, venv: VecNormalize) -
     write_archive(path, entries | {"arrays.safetensors": safetensors.numpy.save(encode.arrays)})
 
 
+def has_statistics(path: Path) -> bool:
+    """Return whether a file is an agent that was saved with its running means."""
+    try:
+        archive = Archive(*read_file(path))
+        return "agent.json" in archive and "vec_normalize" in archive.read_json("agent.json")
+    except UserError:
+        return False
+
+
 def read_statistics(path: str | Path | io.BufferedIOBase, venv: VecEnv, trust: bool = False) -> VecNormalize:
     """Wrap an environment in the VecNormalize that a file describes.
 

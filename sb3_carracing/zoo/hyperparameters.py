@@ -327,7 +327,8 @@ def evaluated(name: str, value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return eval(value, dict(vars(rl_zoo3.exp_manager)))
+        # Only data, unless the command was given --trust: see `safe_files`.
+        return getattr(rl_zoo3.exp_manager, "eval", eval)(value, dict(vars(rl_zoo3.exp_manager)))
     except EVALUATION_ERRORS as error:
         raise UserError(f"{name} is text that rl-zoo3 evaluates as Python, and {value!r} cannot be: {error}") from error
 

@@ -13,6 +13,8 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from sb3_carracing.errors import UserError
 from sb3_carracing.files import listing
 from sb3_carracing.pipelines import Pipeline, import_by_path, pipeline_env
+from sb3_carracing.ppo.beta_ppo import BetaPPO
+from sb3_carracing.ppo.sb3_files import load_sb3_agent
 
 ALGORITHMS = {
     "beta_ppo": "sb3_carracing.BetaPPO",
@@ -35,19 +37,20 @@ def check_algorithm(algo: str) -> str:
     return algo
 
 
-def load_agent(file: str | Path, algo: str = "beta_ppo", device: str = "cpu") -> BaseAlgorithm:
+def load_agent(file: str | Path, algo: str = "beta_ppo", device: str = "cpu", trust: bool = False) -> BaseAlgorithm:
     """Load an agent's .zip to act, not to train on: schedules and the replay buffer are left out.
 
     Args:
-        file: the .zip that SB3's `save` wrote.
+        file: the .zip that `save` wrote.
         algo: the agent's algorithm, a key of `ALGORITHMS`.
         device: torch device that the agent computes on.
+        trust: read also what may run code: classes from elsewhere, pickled objects beyond those of SB3.
 
     Returns:
         The model, with SB3's `predict`.
 
     Raises:
-        UserError: the algorithm is unknown or not installed, or the file is missing or holds no agent of it.
+        UserError: the algorithm is unknown or not installed, or the file is missing, needs trust, or holds no agent of it.
     """
     check_algorithm(algo)
     file = Path(file)
@@ -60,9 +63,11 @@ def load_agent(file: str | Path, algo: str = "beta_ppo", device: str = "cpu") ->
     off_policy = issubclass(algorithm, OffPolicyAlgorithm)
     memory: dict[str, Any] = {"buffer_size": 1, "optimize_memory_usage": False} if off_policy else {}
     try:
-        return algorithm.load(file, device=device, custom_objects=idle, **memory)
+        if issubclass(algorithm, BetaPPO):
+            return algorithm.load(file, device=device, custom_objects=idle, trust=trust)
+        return load_sb3_agent(algorithm, file, trust, idle, device=device, **memory)
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{file} is no agent that {algo!r} can load: {error}") from error
+        raise UserError(f"{file} is no agent that {algo!r} can load: {str(error).removeprefix(f'{file}: ')}") from error
 
 
 def _zero(_: float) -> float:

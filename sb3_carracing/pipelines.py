@@ -34,6 +34,7 @@ from sb3_carracing.envs.counts import Counts, counts_of, put_counts
 from sb3_carracing.envs.registration import FRAME_LIMIT
 from sb3_carracing.envs.training_rules import evaluation_kwargs
 from sb3_carracing.errors import UserError
+from sb3_carracing.ppo.vec_normalize import read_statistics
 
 Env = gym.Env[Any, Any]
 EnvFactory = Callable[[], Env]
@@ -67,6 +68,7 @@ class Pipeline:
         vec_wrappers: wrappers around the vectorised environment, innermost first.
         normalize: the run's vecnormalize.pkl; None if the run does not normalise.
         frame_stack: number of observations that `VecFrameStack` stacks; None for no stacking.
+        trust: whether the file of running means may run code.
     """
 
     env_id: str
@@ -75,19 +77,20 @@ class Pipeline:
     vec_wrappers: tuple[WrapperCall, ...] = ()
     normalize: Path | None = None
     frame_stack: int | None = None
+    trust: bool = False
 
     def wrap_vec_env(self, venv: VecEnv) -> VecEnv:
         """Wrap a vectorised environment in rl-zoo3's order, with frozen running means.
 
         Raises:
-            UserError: the run normalises, and the file of its running means is missing.
+            UserError: the run normalises, and the file of its running means is missing or cannot be read.
         """
         for wrapper in self.vec_wrappers:
             venv = wrapper(venv)
         if self.normalize is not None:
             if not self.normalize.is_file():
                 raise UserError(f"the run normalises, but its statistics {self.normalize} are missing")
-            venv = VecNormalize.load(str(self.normalize), venv)
+            venv = read_statistics(self.normalize, venv, self.trust)
             venv.training = False
             venv.norm_reward = False
         return VecFrameStack(venv, self.frame_stack) if self.frame_stack else venv

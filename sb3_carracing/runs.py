@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from sb3_carracing.agents import Agent, check_algorithm, load_agent
 from sb3_carracing.deprecated import old_names
 from sb3_carracing.errors import UserError
 from sb3_carracing.files import data_dir, listing
 from sb3_carracing.pipelines import Pipeline, wrapper_calls
+from sb3_carracing.ppo.vec_normalize import has_statistics
+from sb3_carracing.run_safety import check_run_folder, read_yaml
 
 __getattr__ = old_names(__name__)
 
@@ -88,7 +89,7 @@ class Run:
         Raises:
             UserError: it cannot be loaded.
         """
-        model, name = load_agent(file, self.algo, device), f"{self.folder.name}/{file.name}"
+        model, name = load_agent(file, self.algo, device, self.pipeline.trust), f"{self.folder.name}/{file.name}"
         return Agent(name, model, self.algo, self.pipeline_of(file), file, results or self.folder)
 
     def _last_file(self) -> Path:
@@ -99,7 +100,9 @@ class Run:
 
 
 def statistics_of(agent: Path) -> Path | None:
-    """Return the file of running means that was saved with the best agent or a checkpoint, None if there is none."""
+    """Return the file of running means that was saved with an agent, which may be the agent's own; None if there is none."""
+    if agent.is_file() and has_statistics(agent):
+        return agent
     steps = steps_in_name(agent)
     name = BEST_STATISTICS if agent.name == BEST_AGENT else f"rl_model_vecnormalize_{steps}_steps.pkl"
     statistics = agent.with_name(name)
@@ -125,13 +128,15 @@ def is_run(subject: str | Path) -> bool:
     return Path(subject).is_dir() or Path(subject).parts[:1] == (TRAINED_AGENTS,)
 
 
-def read_run(folder: str | Path) -> Run:
+def read_run(folder: str | Path, trust: bool = False) -> Run:
     """Read what a run folder of rl-zoo3 says about its agent's pipeline.
 
-    `rl-trained-agents/...` is the packaged folder where there is none here.
+    Args:
+        folder: the run; `rl-trained-agents/...` is the packaged folder where there is none here.
+        trust: admit wrappers, environments and running means that run code of their own.
 
     Raises:
-        UserError: there is no such folder, or it is no run folder; says what is there.
+        UserError: there is no such folder, it is no run folder, or it needs trust; says what is there.
     """
     folder = Path(folder)
     if not folder.is_dir() and folder.parts[:1] == (TRAINED_AGENTS,):
@@ -140,7 +145,8 @@ def read_run(folder: str | Path) -> Run:
         near = sorted(path.name for path in folder.parent.glob("*/")) if folder.parent.is_dir() else []
         raise UserError(f"there is no run folder {folder}; {folder.parent} holds {listing(near, 'no folder')}")
     parameters = _parameter_folder(folder)
-    config, args = _read_yaml(parameters / "config.yml"), _read_yaml(parameters / "args.yml")
+    check_run_folder(folder, trust)
+    config, args = read_yaml(parameters / "config.yml"), read_yaml(parameters / "args.yml")
     pipeline = Pipeline(
         env_id=str(args.get("env") or parameters.name),
         env_kwargs=_mapping(args.get("env_kwargs") or config.get("env_kwargs") or {}, f"env_kwargs of {parameters}"),
@@ -148,6 +154,7 @@ def read_run(folder: str | Path) -> Run:
         vec_wrappers=wrapper_calls(config.get("vec_env_wrapper")),
         normalize=parameters / "vecnormalize.pkl" if config.get("normalize") else None,
         frame_stack=config.get("frame_stack"),
+        trust=trust,
     )
     return Run(folder, check_algorithm(str(args.get("algo") or folder.parent.name)), pipeline, f"{parameters.name}.zip")
 
@@ -159,36 +166,6 @@ def _parameter_folder(folder: Path) -> Path:
     content = sorted(path.name for path in folder.iterdir())
     problem = "holds several of" if found else "has no"
     raise UserError(f"{folder} is not a run folder: it {problem} <env-id>/config.yml; it holds {listing(content)}")
-
-
-class _RunLoader(yaml.SafeLoader):
-    """Reads rl-zoo3's YAML, which holds tagged Python objects, without making any of them."""
-
-
-def _read_ordered_dict(loader: _RunLoader, node: yaml.Node) -> dict[Any, Any]:
-    assert isinstance(node, yaml.SequenceNode)
-    (pairs,) = loader.construct_sequence(node, deep=True)
-    return dict(pairs)
-
-
-def _read_other_tag(loader: _RunLoader, suffix: str, node: yaml.Node) -> Any:
-    if isinstance(node, yaml.SequenceNode):
-        return loader.construct_sequence(node, deep=True)
-    return suffix
-
-
-_RunLoader.add_constructor("tag:yaml.org,2002:python/object/apply:collections.OrderedDict", _read_ordered_dict)
-_RunLoader.add_multi_constructor("tag:yaml.org,2002:python/", _read_other_tag)
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        content = yaml.load(file.read_text(), _RunLoader)
-    except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
-    return _mapping(content, str(file))
 
 
 def _mapping(content: Any, name: str) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from sb3_carracing.pipelines import (
     pipeline_env,
     wrap_alike,
 )
+from sb3_carracing.ppo.vec_normalize import write_statistics
 from sb3_carracing.runs import BEST_AGENT, BEST_STATISTICS, read_run
 
 _MONITOR = f"{Monitor.__module__}:{Monitor.__name__}"
@@ -158,7 +159,7 @@ class ValidationCallback(RunCallback):
         in_run_of_rl_zoo3 = self.run_dir is not None and any(self.run_dir.glob("*/config.yml"))
         if self._make_env is None and in_run_of_rl_zoo3:
             assert self.run_dir is not None
-            pipeline = read_run(self.run_dir).pipeline
+            pipeline = read_run(self.run_dir, trust=True).pipeline  # it is being made by this process
             return pipeline_env(pipeline, renderer=self._renderer), pipeline.wrap_vec_env, pipeline.normalize
         factory, skipped = (self._make_env, []) if self._make_env is not None else self._factory_like_training()
         skipped += not_repeated(self.training_env)
@@ -243,4 +244,4 @@ class ValidationCallback(RunCallback):
         assert normalize is not None
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as temporary:
-            normalize.save(str(temporary))
+            write_statistics(temporary, normalize)

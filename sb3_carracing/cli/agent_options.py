@@ -31,6 +31,7 @@ def add_agent_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WRAPPER",
         help="for a .zip: wrapper by dotted path, innermost first; with keywords as in a YAML file: 'PATH: {frame_skip: 4}'",
     )
+    parser.add_argument("--trust", action="store_true", help="import classes and wrappers from anywhere: runs their code")
     parser.add_argument("--device", default="cpu", help="torch device that the agent computes on (default: cpu)")
 
 
@@ -54,7 +55,7 @@ def open_agent(args: argparse.Namespace) -> Agent:
 
 
 def _agent_of_run(folder: Path, args: argparse.Namespace) -> Agent:
-    run = read_run(folder)
+    run = read_run(folder, args.trust)
     env_spec(run.pipeline.env_id)
     # Results about an agent of the package go here: not into site-packages, and a folder of its name here would be
     # taken for the run from then on.
@@ -73,7 +74,7 @@ def _agent_by_hand(file: Path | None, args: argparse.Namespace) -> Agent:
     if file is None or args.random:
         return random_agent(pipeline, Path())
     algo = args.algo or "beta_ppo"
-    model = load_agent(file, algo, args.device)
+    model = load_agent(file, algo, args.device, args.trust)
     if isinstance(model.action_space, spaces.Discrete) and is_car_racing(spec) and "continuous" not in spec.kwargs:
         pipeline.env_kwargs["continuous"] = False
     return Agent(file.name, model, algo, pipeline, file, file.parent)

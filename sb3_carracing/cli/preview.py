@@ -19,10 +19,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument("subject", metavar="ID|RUN", help="environment id, or run folder")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="image file (default: preview_<ID>.png)")
     parser.add_argument("--frames", type=int, default=60, metavar="N", help="frames driven at random before (default: 60)")
+    parser.add_argument("--trust", action="store_true", help="import wrappers of the run from anywhere, which runs their code")
     args = parser.parse_args(argv)
     whole_number("--frames", args.frames, 1, 900)
     with preparation():
-        pipeline = read_run(args.subject).pipeline if is_run(args.subject) else Pipeline(args.subject)
+        pipeline = read_run(args.subject, args.trust).pipeline if is_run(args.subject) else Pipeline(args.subject)
     file = args.output or Path(f"preview_{pipeline.env_id.replace('/', '-')}.png")
     preview(pipeline, file, args.frames)
     print(f"written: {file}")

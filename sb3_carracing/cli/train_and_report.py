@@ -26,10 +26,10 @@ def main(argv: list[str]) -> None:
     from sb3_carracing.runs import read_run
 
     COMMANDS["plot"].load()([str(run_folder)])
-    env_id = read_run(run_folder).pipeline.env_id
+    env_id = read_run(run_folder, trust=True).pipeline.env_id  # made just now, by whatever the user named
     if is_car_racing(env_spec(env_id)):
-        COMMANDS["evaluate"].load()([str(run_folder), "-n", str(args.tracks)])
-        COMMANDS["record"].load()([str(run_folder), "-n", "1"])
+        COMMANDS["evaluate"].load()([str(run_folder), "-n", str(args.tracks), "--trust"])
+        COMMANDS["record"].load()([str(run_folder), "-n", "1", "--trust"])
     else:
         print(f"{env_id} is no CarRacing: evaluate and record are left out; enjoy plays it")
     print(f"Everything is in {run_folder}")

@@ -31,7 +31,7 @@ from stable_baselines3.common.type_aliases import (
 from stable_baselines3.common.utils import explained_variance
 
 from sb3_carracing.errors import UserError
-from sb3_carracing.ppo import hyperparameters, losses
+from sb3_carracing.ppo import hyperparameters, loading, losses, saving
 from sb3_carracing.ppo.buffers import CompactRolloutBuffer
 from sb3_carracing.ppo.copying import copy_model
 from sb3_carracing.ppo.distributions import BetaDistribution
@@ -40,13 +40,13 @@ from sb3_carracing.ppo.metrics import outputs_of, share_at_bounds, to_host
 from sb3_carracing.ppo.policies import (
     BETA_OPTIONS,
     Autocast,
-    BetaActorCriticPolicy,
     CnnPolicy,
     MlpPolicy,
     MultiInputPolicy,
     NamedPartsPolicy,
 )
 from sb3_carracing.ppo.torch_layers import ImageExtractor
+from sb3_carracing.ppo.weights import match_layout
 from sb3_carracing.system import keep_freed_memory
 
 __all__ = ["BetaPPO"]
@@ -117,8 +117,6 @@ class BetaPPO(OnPolicyAlgorithm):
     }
     policy: ActorCriticPolicy
     rollout_buffer: RolloutBuffer
-    # Saved with the agent: which policy defaults hold for what its policy_kwargs leave out. Release 0.1.0 saved none.
-    defaults_version: int = 1
 
     def __init__(
         self,
@@ -184,18 +182,13 @@ class BetaPPO(OnPolicyAlgorithm):
         self.value_loss: ValueLoss = value_loss
         self.keep_memory = keep_memory
         self.autocast: Autocast | None = autocast
-        if _init_setup_model:  # not so in `load`, where the file says it
-            self.defaults_version = 2
+        if _init_setup_model:
             self._setup_model()
         hyperparameters.warn_of_truncated_minibatch(self)
 
     def _setup_model(self) -> None:
         # Checked here, since `load` and rl-zoo3's resume set attributes without the constructor.
         hyperparameters.check(self)
-        is_beta = issubclass(self.policy_class, BetaActorCriticPolicy) and isinstance(self.action_space, spaces.Box)
-        if self.defaults_version < 2 and is_beta:
-            self.policy_kwargs = {"parameterization": "softplus", **self.policy_kwargs}
-        self.defaults_version = 2
         if self.rollout_buffer_class is None and not isinstance(self.observation_space, spaces.Dict):
             self.rollout_buffer_class = CompactRolloutBuffer
         super()._setup_model()
@@ -234,8 +227,11 @@ class BetaPPO(OnPolicyAlgorithm):
 
         A new optimizer keeps them there. On a GPU every minibatch would wait for the count of each weight.
         """
+        if not isinstance(load_path_or_dict, dict):
+            load_path_or_dict = loading.read_parameters(load_path_or_dict, device)
         super().set_parameters(load_path_or_dict, exact_match, device)
         optimizer = self.policy.optimizer
+        match_layout(optimizer)
         if not any(group.get("capturable") or group.get("fused") for group in optimizer.param_groups):
             for state in optimizer.state.values():
                 if th.is_tensor(state.get("step")):
@@ -247,12 +243,29 @@ class BetaPPO(OnPolicyAlgorithm):
         exclude: Iterable[str] | None = None,
         include: Iterable[str] | None = None,
     ) -> None:
-        """Save as SB3 does. The loaded agent plays a `deterministic_action` that was changed on the policy."""
+        """Save without pickle, see `saving`. A `deterministic_action` that was changed on the policy is kept."""
         action = getattr(self.policy, "deterministic_action", None)
         built_with = self.policy_kwargs.get("deterministic_action", BETA_OPTIONS["deterministic_action"])
         if action not in (None, built_with):
             self.policy_kwargs = {**self.policy_kwargs, "deterministic_action": action}
-        super().save(path, exclude, include)
+        saving.save_agent(self, path, exclude, include)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        trust: bool = False,
+        **kwargs: Any,
+    ) -> Self:
+        """Load an agent, arguments as in SB3; a file that could run code is refused unless `trust` is set."""
+        return loading.load_agent(
+            cls, path, env, device, custom_objects, print_system_info, force_reset, trust=trust, **kwargs
+        )
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_scheduled_learning_rate"]

@@ -16,7 +16,8 @@ from torch import nn
 from torch.distributions import Beta, kl_divergence
 from torch.nn.functional import softplus
 
-from sb3_carracing.checks import one_of
+from sb3_carracing.checks import finite_number, one_of
+from sb3_carracing.ppo.tails import Tails
 
 Parameterization: TypeAlias = Literal["softplus", "exp", "mode"]
 DeterministicAction: TypeAlias = Literal["mean", "mode"]
@@ -44,13 +45,24 @@ class BetaDistribution(Distribution):
     half of the outputs is the logit of the mode `m`, the second a softplus-ed excess `k`: `alpha = 1 + m k`,
     `beta = 1 + (1 - m) k`, so that the mode does not move when the policy grows more certain.
 
-    :param action_space: finite Box; every dimension has its own bounds
-    :param parameterization: "softplus", "exp" or "mode"
-    :param initial_mean: mean action of the untrained policy, in the environment's units: one number for all
-        dimensions or one for each, strictly between the bounds; None: the middle of the range
-    :param deterministic_action: what `get_actions(deterministic=True)` returns, "mean" or "mode"
-    :param max_concentration: upper bound of `alpha + beta`, above 2; the mode is kept when it is reached
-    :raises ValueError: for bounds, means, names or concentrations that are not as above
+    With alpha, beta >= 1 no mass gathers at a bound, which bang-bang control needs. A `margin` above 0 widens the support
+    and collects what lies beyond a bound at the bound. The distribution is then a mixture of a density within the bounds
+    and an atom at either bound; log-probability, entropy and KL divergence are those of the mixture, with respect to
+    length within the bounds and to counting at them (Fujita & Maeda 2018, "Clipped Action Policy Gradient", do so for a
+    Gaussian). `alpha`, `beta` and `concentration` are the wider Beta's, and so are mean and mode before they are
+    cut off at the bounds.
+
+    Args:
+        action_space: Finite Box; every dimension has its own bounds.
+        parameterization: "softplus", "exp" or "mode".
+        initial_mean: Mean action of the untrained policy, in the environment's units: one number for all dimensions or
+            one for each, strictly between the bounds. None: the middle of the range.
+        deterministic_action: What `get_actions(deterministic=True)` returns, "mean" or "mode".
+        max_concentration: Upper bound of `alpha + beta`, above 2; the mode is kept when it is reached.
+        margin: Fraction of the range by which the support exceeds it on either side, at most 0.25.
+
+    Raises:
+        ValueError: For bounds, means, names or numbers that are not as above.
     """
 
     distribution: Beta
@@ -62,6 +74,7 @@ class BetaDistribution(Distribution):
         initial_mean: float | list[float] | None = None,
         deterministic_action: DeterministicAction = "mode",
         max_concentration: float = 1e4,
+        margin: float = 0.0,
     ):
         super().__init__()  # type: ignore[no-untyped-call]
         low, high = _checked_bounds(action_space)
@@ -71,7 +84,11 @@ class BetaDistribution(Distribution):
         if not (is_number and np.isfinite(max_concentration) and max_concentration > 2.0):
             raise ValueError(f"max_concentration must be a finite number above 2 (alpha = beta = 1), got {max_concentration}")
         self.action_dim = len(low)
-        self.low, self.width = th.as_tensor(low), th.as_tensor(high - low)
+        # Of the support.
+        self.margin = finite_number("margin", margin, 0.0, 0.25)
+        self.low = th.as_tensor(low - self.margin * (high - low))
+        self.width = th.as_tensor((high - low) * (1.0 + 2.0 * self.margin))
+        self._tails: Tails | None = None
         self._low32, self._high32 = _float32_within(low, high)
         # SB3's buffers store actions in the dtype of the space: a narrower one gets only actions that it can hold.
         self._is_half = action_space.dtype == np.float16
@@ -79,7 +96,8 @@ class BetaDistribution(Distribution):
         self.initial_mean = initial_mean
         self.deterministic_action = deterministic_action
         self.max_concentration = float(max_concentration)
-        self._initial_unit_mean = _checked_unit_mean(initial_mean, low, high, self.max_concentration)
+        unit_mean = _checked_unit_mean(initial_mean, low, high, self.max_concentration)
+        self._initial_unit_mean = None if unit_mean is None else (unit_mean + self.margin) / (1.0 + 2.0 * self.margin)
 
     # --- parameters -------------------------------------------------------------------------------------------
 
@@ -112,10 +130,15 @@ class BetaDistribution(Distribution):
     def proba_distribution(self, params: th.Tensor) -> Self:
         """Set the distribution from the network's raw outputs.
 
-        :param params: `(n_batch, 2 * n_actions)`, any finite or infinite number
-        :return: self, with `alpha` and `beta` of shape `(n_batch, n_actions)`
-        :raises ValueError: if an output is NaN (checked wherever that costs no host synchronisation, and
-            not in `torch.export`)
+        Args:
+            params: `(n_batch, 2 * n_actions)`, any finite or infinite number.
+
+        Returns:
+            Self, with `alpha` and `beta` of shape `(n_batch, n_actions)`.
+
+        Raises:
+            ValueError: If an output is NaN. This is checked wherever it costs no host synchronisation, but not in
+                `torch.export`.
         """
         looks = (params.device.type == "cpu" or not th.is_grad_enabled()) and not th.compiler.is_exporting()
         if looks and bool(th.isnan(params).any()):
@@ -131,6 +154,7 @@ class BetaDistribution(Distribution):
         # Kept beside alpha and beta: alpha - 1 would lose all digits of a small excess.
         self._excess_alpha, self._excess_beta = excess_alpha, excess_beta
         self.distribution = Beta(1.0 + excess_alpha, 1.0 + excess_beta, validate_args=False)
+        self._tails = None
         return self.to(params.device)
 
     def _excesses(self, first: th.Tensor, second: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
@@ -178,24 +202,47 @@ class BetaDistribution(Distribution):
     def log_prob(self, actions: th.Tensor) -> th.Tensor:
         """Return the log-density of actions in the environment's units.
 
-        `log p(a) = sum_i [log Beta(u_i; alpha_i, beta_i) - log(high_i - low_i)]`, by the change of variables.
+        `log p(a) = sum_i [log Beta(u_i; alpha_i, beta_i) - log(width_i)]`, by the change of variables. With a `margin` an
+        action at a bound has the logarithm of its probability instead.
 
-        :param actions: `(n_batch, n_actions)` or `(n_batch, *box_shape)`; within the bounds
-        :return: `(n_batch,)`, float32
+        Args:
+            actions: `(n_batch, n_actions)` or `(n_batch, *box_shape)`; within the bounds.
+
+        Returns:
+            `(n_batch,)`, float32.
         """
-        unit = (actions.reshape(-1, self.action_dim).to(self.low) - self.low) / self.width
-        unit = unit.clamp(UNIT_MARGIN, 1.0 - UNIT_MARGIN)
+        actions = actions.reshape(-1, self.action_dim)
+        unit = ((actions.to(self.low) - self.low) / self.width).clamp(UNIT_MARGIN, 1.0 - UNIT_MARGIN)
         log_prob: th.Tensor = self.distribution.log_prob(unit) - self.width.log()
+        if self.margin > 0.0:
+            at_low, at_high = self._beyond_bounds().log_mass
+            log_prob = th.where(actions <= self._low32, at_low, th.where(actions >= self._high32, at_high, log_prob))
         return log_prob.sum(dim=1).float()
 
     def entropy(self) -> th.Tensor:
-        """Return the differential entropy in the environment's units, `(n_batch,)`, float32."""
+        """Return the entropy in the environment's units, `(n_batch,)`, float32."""
         entropy: th.Tensor = self.distribution.entropy() + self.width.log()
+        if self.margin > 0.0:
+            tails = self._beyond_bounds()
+            log_density = tails.log_density - self.width.log()[:, None]
+            entropy = entropy + (tails.integral(log_density) - tails.log_mass.exp() * tails.log_mass).sum(dim=0)
         return entropy.sum(dim=1).float()
 
     def kl(self, other: "BetaDistribution") -> th.Tensor:
-        """Return `KL(self || other)`, `(n_batch,)`, float32; the scaling cancels out."""
-        return kl_divergence(self.distribution, other.distribution).sum(dim=1).float()
+        """Return `KL(self || other)`, `(n_batch,)`, float32; the scaling cancels out. Both must have the same `margin`."""
+        kl: th.Tensor = kl_divergence(self.distribution, other.distribution)
+        if self.margin > 0.0:
+            tails, others = self._beyond_bounds(), other._beyond_bounds()
+            atoms = tails.log_mass.exp() * (tails.log_mass - others.log_mass)
+            kl = kl + (atoms - tails.integral(tails.log_density - others.log_density)).sum(dim=0)
+        return kl.sum(dim=1).float()
+
+    def _beyond_bounds(self) -> Tails:
+        """Return the tails of the current distribution, which log-probability and entropy share."""
+        if self._tails is None:
+            width = self.margin / (1.0 + 2.0 * self.margin)
+            self._tails = Tails(self._excess_alpha, self._excess_beta, width)
+        return self._tails
 
     # --- actions ----------------------------------------------------------------------------------------------
 
@@ -204,7 +251,7 @@ class BetaDistribution(Distribution):
         return self._scaled(self.distribution.rsample())
 
     def mean(self) -> th.Tensor:
-        """Return the mean action, `(n_batch, n_actions)`, float32."""
+        """Return the mean action, `(n_batch, n_actions)`, float32; with a `margin` the wider Beta's, cut off at the bounds."""
         return self._scaled(self.alpha / self.concentration)
 
     def mode(self) -> th.Tensor:

@@ -1,12 +1,10 @@
 """`benchmark`: rl-zoo3's table of trained agents, which states what was played and how long it was trained."""
 
 import argparse
-import json
 import shlex
 import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from stable_baselines3.common.monitor import LoadMonitorResultsError, load_resul
 
 from sb3_carracing.errors import UserError
 from sb3_carracing.files import data_dir, next_free
+from sb3_carracing.ppo.loading import trained_steps
 from sb3_carracing.runs import TRAINED_AGENTS, read_run
 from sb3_carracing.zoo.played_agents import AskedAgent, run_number
 from sb3_carracing.zoo.scripts import hub_errors
@@ -107,8 +106,7 @@ def _evaluate(args: argparse.Namespace, folder: Path, algo: str, env_id: str) ->
 
 def _trained_steps(agent: Path) -> str:
     """Return how many steps an agent was trained for, as its file says."""
-    with zipfile.ZipFile(agent) as archive:
-        return str(json.loads(archive.read("data")).get("num_timesteps", "unknown"))
+    return str(trained_steps(agent) or "unknown")
 
 
 def _text(folder: Path, command: list[str], rows: list[dict[str, str]]) -> str:

@@ -15,7 +15,8 @@ from sb3_carracing.runs import TRAINED_AGENTS
 from sb3_carracing.zoo.manager import CarRacingExperimentManager
 from sb3_carracing.zoo.played_agents import AskedAgent, options_for, run_number, with_own_statistics
 from sb3_carracing.zoo.register import ALGO_NAME
-from sb3_carracing.zoo.scripts import arguments_of, asks_for_help, hub_errors, run_module, script_of_rl_zoo3
+from sb3_carracing.zoo.safe_files import known_wrappers
+from sb3_carracing.zoo.scripts import arguments_of, asks_for_help, hub_errors, run_module, script_of_rl_zoo3, without_trust
 from sb3_carracing.zoo.train_options import check_seed, check_train_options
 from sb3_carracing.zoo.tune import OptimizingManager
 
@@ -30,7 +31,8 @@ def train(argv: list[str]) -> Path | None:
         The run's folder. None where Ctrl-C ended the training, whose agent is saved then, and after `-optimize`.
     """
     managers: list[CarRacingExperimentManager] = []
-    with script_of_rl_zoo3() as work_begins:
+    argv, trust = without_trust(argv)
+    with script_of_rl_zoo3(trust) as work_begins:
         check_seed(argv)
         script = importlib.import_module("rl_zoo3.train")
 
@@ -39,6 +41,7 @@ def train(argv: list[str]) -> Path | None:
             manager_class = OptimizingManager if args.optimize_hyperparameters else CarRacingExperimentManager
             managers.append(manager_class(args, *further, **kwargs))
             managers[-1].work_begins = work_begins
+            managers[-1].trust = trust
             return managers[-1]
 
         # The script names the class as a global of its module.
@@ -59,8 +62,8 @@ def record_video(argv: list[str]) -> None:
 
 
 def _play(command: str, argv: list[str]) -> None:
-    argv = _with_algo(argv)
-    with script_of_rl_zoo3() as work_begins, with_own_statistics(work_begins):
+    argv, trust = without_trust(_with_algo(argv))
+    with script_of_rl_zoo3(trust) as work_begins, known_wrappers(trust), with_own_statistics(work_begins):
         if not asks_for_help(argv):
             argv = [*argv, *options_for(command, AskedAgent.of(command, argv))]
         with arguments_of(command, argv), hub_errors(command):
@@ -75,8 +78,8 @@ def record_training(argv: list[str]) -> None:
     Raises:
         UserError: rl-zoo3 would empty a folder that holds something, or film nothing.
     """
-    argv = _with_algo(argv)
-    with script_of_rl_zoo3(), _ffmpeg():
+    argv, trust = without_trust(_with_algo(argv))
+    with script_of_rl_zoo3(trust), _ffmpeg():
         if not asks_for_help(argv):
             asked = AskedAgent.of("record_training", argv)
             folder = Path(asked.folder or TRAINED_AGENTS)
@@ -87,7 +90,7 @@ def record_training(argv: list[str]) -> None:
                 raise UserError(f"record_training would empty {films}, which is not an empty folder: -o names another one")
             argv = [*argv, "--exp-id", str(number)]
         with arguments_of("record_training", argv):
-            run_module("rl_zoo3.record_training")
+            run_module("rl_zoo3.record_training", trust)
 
 
 def load_from_hub(argv: list[str]) -> None:

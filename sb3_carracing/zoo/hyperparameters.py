@@ -14,12 +14,15 @@ import torch as th
 import yaml
 from gymnasium.envs.registration import load_env_creator
 from rl_zoo3.utils import ALGOS
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_carracing.checks import whole_number
 from sb3_carracing.errors import UserError
 from sb3_carracing.pipelines import import_by_path
 from sb3_carracing.ppo.hyperparameters import CHECKS, Check
-from sb3_carracing.ppo.policies import BETA_OPTIONS, BetaActorCriticPolicy
+from sb3_carracing.ppo.policies import BETA_OPTIONS, BetaActorCriticPolicy, NamedPartsPolicy
+from sb3_carracing.ppo.torch_layers import resolve_extractor
 
 # What evaluating a user's text may end with.
 EVALUATION_ERRORS = (ArithmeticError, AttributeError, LookupError, NameError, SyntaxError, TypeError, ValueError)
@@ -118,10 +121,26 @@ def check(algo: str, hyperparams: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(normalize, bool | dict):
         raise UserError(f"normalize must be true, false or arguments of VecNormalize, got {normalize!r}")
     check_keywords("normalize", VecNormalize, normalize if isinstance(normalize, dict) else ())
+    monitor = evaluated("monitor_kwargs", hyperparams.get("monitor_kwargs")) or {}
+    if not isinstance(monitor, dict):
+        raise UserError(f"monitor_kwargs must be arguments of Monitor, got {monitor!r}")
+    check_keywords("monitor_kwargs", Monitor, monitor)
+    _check_noise(hyperparams)
     for name in ("env_wrapper", "vec_env_wrapper", "callback"):
         for path, kwargs in _calls(name, hyperparams.get(name)):
             check_keywords(path, import_by_path(path), kwargs, n_positional=int(name != "callback"), complete=True)
     return numbers
+
+
+def _check_noise(hyperparams: dict[str, Any]) -> None:
+    noise = hyperparams.get("noise_type")
+    if noise is None and "noise_std" in hyperparams:
+        raise UserError(f"noise_std {hyperparams['noise_std']!r} has no effect without noise_type")
+    known = ("normal", "ornstein-uhlenbeck")
+    if noise is not None and not (isinstance(noise, str) and any(kind in noise for kind in known)):
+        raise UserError(f"noise_type must be {' or '.join(known)}, got {noise!r}")
+    if noise is not None and "noise_std" not in hyperparams:
+        raise UserError(f"noise_type {noise!r} needs noise_std")
 
 
 def _check_policy(algo: str, hyperparams: dict[str, Any]) -> None:
@@ -139,12 +158,43 @@ def _check_policy(algo: str, hyperparams: dict[str, Any]) -> None:
     is_known = policy.__module__.startswith(_KNOWN_POLICIES)
     options = BETA_OPTIONS if is_known and issubclass(policy, BetaActorCriticPolicy) else ()
     check_keywords("policy_kwargs", policy, kwargs.keys() - set(options), through_bases=is_known)
+    _check_network(policy, kwargs)
+
+
+def _check_network(policy: type, kwargs: dict[str, Any]) -> None:
+    """Check the parts of a network that `policy_kwargs` describe; names stand for classes in our policies only."""
+    takes_names = issubclass(policy, NamedPartsPolicy)
+    kinds = "a class or its name" if takes_names else f"a class ({policy.__name__} takes no names)"
+    for name in ("activation_fn", "features_extractor_class"):
+        if not isinstance(kwargs.get(name), type | None) and not (takes_names and isinstance(kwargs[name], str)):
+            raise UserError(f"{name} must be {kinds}, got {kwargs[name]!r}")
+    for name in ("optimizer_kwargs", "features_extractor_kwargs"):
+        if not isinstance(kwargs.get(name), dict | None):
+            raise UserError(f"{name} must be a mapping of keywords, got {kwargs[name]!r}")
+    if not _is_net_arch(kwargs.get("net_arch")):
+        raise UserError(f"net_arch must be sizes of layers, [64, 64] or {{pi: [64], vf: [64]}}, got {kwargs['net_arch']!r}")
+    check_keywords("optimizer_kwargs", kwargs.get("optimizer_class", th.optim.Adam), kwargs.get("optimizer_kwargs") or ())
+    extractor = kwargs.get("features_extractor_class")
+    if extractor is not None:
+        keywords = kwargs.get("features_extractor_kwargs") or ()
+        check_keywords("features_extractor_kwargs", resolve_extractor(extractor), keywords)
+
+
+def _is_net_arch(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(sizes, list | tuple) and _is_net_arch(sizes) for sizes in value.values())
+    # A dict in a list is how SB3 once spelled it.
+    return value is None or (
+        isinstance(value, list | tuple) and all(isinstance(size, dict) or _IS_COUNT(size) for size in value)
+    )
 
 
 def check_env_kwargs(env_id: str, kwargs: dict[str, Any]) -> None:
     """Raise a UserError for keywords that an environment does not take."""
     if not isinstance(kwargs, dict):
         raise UserError(f"env_kwargs must be keywords of {env_id}, got {kwargs!r}")
+    if kwargs.get("max_episode_steps", -1) not in (-1, None):
+        whole_number("max_episode_steps", kwargs["max_episode_steps"], 1)
     spec = gym.spec(env_id)
     # These are for `gymnasium.make` itself.
     own = set(kwargs) - {"max_episode_steps", "disable_env_checker", "render_mode"}
@@ -277,7 +327,8 @@ def evaluated(name: str, value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return eval(value, dict(vars(rl_zoo3.exp_manager)))
+        # Only data, unless the command was given --trust: see `safe_files`.
+        return getattr(rl_zoo3.exp_manager, "eval", eval)(value, dict(vars(rl_zoo3.exp_manager)))
     except EVALUATION_ERRORS as error:
         raise UserError(f"{name} is text that rl-zoo3 evaluates as Python, and {value!r} cannot be: {error}") from error
 

@@ -49,6 +49,8 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
 
     work_begins: Callable[[], None] = staticmethod(lambda: None)
     """Called right before the first environment step."""
+    trust: bool = False
+    """Whether a resumed agent may run code."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # Positional as in rl-zoo3's own call, whose signature may grow; bound by name to change one of them.
@@ -157,7 +159,7 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         return env
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
-        load_agent(self.trained_agent, self.algo)
+        load_agent(self.trained_agent, self.algo, trust=self.trust)
         model: BaseAlgorithm = super()._load_pretrained_agent(hyperparams, env)
         if model.num_timesteps >= self.n_timesteps:
             raise UserError(

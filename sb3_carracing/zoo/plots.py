@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,8 @@ from matplotlib.figure import Figure
 
 from sb3_carracing.errors import UserError
 from sb3_carracing.files import next_free
+from sb3_carracing.ppo.named_classes import ClassFinder
+from sb3_carracing.ppo.unpickling import read_pickle
 from sb3_carracing.zoo.scripts import arguments_of, asks_for_help, script_of_rl_zoo3
 
 # What all_plots writes where there is no evaluation; a mean that it has computed has no decimals.
@@ -124,12 +125,11 @@ def _check_saved_results(asked: argparse.Namespace) -> None:
 
 
 def _load(file: str) -> dict[str, dict[str, Any]]:
-    with open(file, "rb") as stream:
-        try:
-            results = pickle.load(stream)
-            del results["results_table"]
-        except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, KeyError, TypeError) as error:
-            raise UserError(f"{file} is not a file that all_plots has saved: {error!r}") from error
+    try:
+        results = read_pickle(Path(file).read_bytes(), "the results", ClassFinder(file, {}, trust=False))
+        del results["results_table"]
+    except (UserError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is not a file that all_plots has saved: {error}") from error
     saved: dict[str, dict[str, Any]] = results
     return saved
 

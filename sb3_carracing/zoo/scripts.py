@@ -1,6 +1,7 @@
 """Run rl-zoo3's scripts with `beta_ppo` registered and their errors sorted."""
 
 import argparse
+import functools
 import runpy
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from rl_zoo3.utils import StoreDict as StoreDict
 from sb3_carracing.errors import UserError, preparation
 from sb3_carracing.zoo.hyperparameters import EVALUATION_ERRORS
 from sb3_carracing.zoo.register import register
+from sb3_carracing.zoo.safe_files import safe_files
 
 # What rl-zoo3's record_training starts as a process of its own, without `beta_ppo`.
 _RECORD_VIDEO = ["python", "-m", "rl_zoo3.record_video"]
@@ -25,15 +27,23 @@ def asks_for_help(argv: list[str]) -> bool:
 
 
 @contextmanager
-def script_of_rl_zoo3() -> Iterator[Callable[[], None]]:
+def script_of_rl_zoo3(trust: bool = False) -> Iterator[Callable[[], None]]:
     """Let rl-zoo3's scripts know `beta_ppo`, and raise a UserError for bad input or a library that is not installed.
+
+    Args:
+        trust: let files run code, see `safe_files`.
 
     Yields:
         The function to call right before the first environment step, see `preparation`.
     """
     register()
-    with preparation(ImportError) as work_begins, readable_key_values():
+    with preparation(ImportError) as work_begins, readable_key_values(), safe_files(trust):
         yield work_begins
+
+
+def without_trust(argv: list[str]) -> tuple[list[str], bool]:
+    """Return the arguments without our `--trust`, which rl-zoo3 does not know, and whether it was there."""
+    return [argument for argument in argv if argument != "--trust"], "--trust" in argv
 
 
 @contextmanager
@@ -43,9 +53,9 @@ def arguments_of(command: str, argv: list[str]) -> Iterator[None]:
         yield
 
 
-def run_module(name: str) -> None:
-    """Run a script of rl-zoo3 that exists as a module only; its child processes are our commands."""
-    with patch.object(subprocess, "call", _call_our_command):
+def run_module(name: str, trust: bool = False) -> None:
+    """Run a script of rl-zoo3 that exists as a module only; its child processes are our commands, with the same trust."""
+    with patch.object(subprocess, "call", functools.partial(_call_our_command, trust)):
         runpy.run_module(name, run_name="__main__", alter_sys=False)
 
 
@@ -88,8 +98,9 @@ def hub_errors(command: str, advice: str = "") -> Iterator[None]:
         raise UserError(f"{command} gets nothing from the Hugging Face hub: {error}{advice}") from error
 
 
-def _call_our_command(command: list[str], **kwargs: Any) -> int:
+def _call_our_command(trust: bool, command: list[str], **kwargs: Any) -> int:
     """Stand in for `subprocess.call` in rl-zoo3's record_training: its children must know `beta_ppo`."""
     if command[: len(_RECORD_VIDEO)] == _RECORD_VIDEO:
-        command = [sys.executable, "-m", "sb3_carracing", "record_video", *command[len(_RECORD_VIDEO) :]]
+        trusted = ["--trust"] if trust else []
+        command = [sys.executable, "-m", "sb3_carracing", "record_video", *command[len(_RECORD_VIDEO) :], *trusted]
     return subprocess.run(command, check=False, **kwargs).returncode

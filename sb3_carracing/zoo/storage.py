@@ -138,9 +138,9 @@ def means_away(error: BaseException | None, is_sqlite: bool) -> bool:
 
 
 def first_line(error: BaseException | None) -> str:
-    """Return the first line of an error's text."""
+    """Return the first line of an error's text, without the driver's exception that SQLAlchemy puts before it."""
     line, *_ = str(error).splitlines() or [repr(error)]
-    return line
+    return re.sub(r"^\(\S+\) ", "", line)
 
 
 def open_storage(url: str | None, heartbeat_interval: int = HEARTBEAT_INTERVAL) -> BaseStorage:

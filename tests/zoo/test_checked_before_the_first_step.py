@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_carracing.cli import main
 from sb3_carracing.errors import UserError
-from sb3_carracing.zoo import hyperparameters
+from sb3_carracing.zoo import hyperparameters, manager
 from sb3_carracing.zoo.register import register
 from sb3_carracing.zoo.storage import shown
 
@@ -109,6 +109,15 @@ def test_a_value_that_is_not_valid_is_named(capsys: pytest.CaptureFixture[str], 
         ({"n_stepps": 3}, "PPO got an unexpected keyword argument 'n_stepps'"),
         ({"verbose": 2}, "verbose is no hyperparameter but an option of the command line"),
         ({"policy_kwargs": {"net_arc": [3]}}, "policy_kwargs got an unexpected keyword argument 'net_arc'"),
+        ({"policy_kwargs": {"optimizer_kwargs": {"epss": 1}}}, "optimizer_kwargs got an unexpected keyword argument 'epss'"),
+        (
+            {"policy_kwargs": {"features_extractor_kwargs": 3}},
+            "features_extractor_kwargs must be a mapping",
+        ),
+        ({"policy_kwargs": {"net_arch": "big"}}, "net_arch must be sizes of layers"),
+        ({"policy_kwargs": {"net_arch": {"pi": [0]}}}, "net_arch must be sizes of layers"),
+        ({"policy_kwargs": {"activation_fn": 3}}, "activation_fn must be a class or its name, got 3"),
+        ({"monitor_kwargs": {"info": 3}}, "monitor_kwargs got an unexpected keyword argument 'info'"),
         ({"env_kwargs": {"gg": 1}}, "Pendulum-v1 got an unexpected keyword argument 'gg'"),
         ({"callback": f"{VALIDATION}Callback"}, "has no attribute 'ValidationCallbackCallback'"),
         ({"callback": [{VALIDATION: {"every": 3}}]}, "unexpected keyword argument 'every'"),
@@ -124,6 +133,19 @@ def test_a_value_that_is_not_valid_is_named(capsys: pytest.CaptureFixture[str], 
 )
 def test_a_name_that_does_not_exist_is_named(capsys: pytest.CaptureFixture[str], entry: dict[str, Any], message: str) -> None:
     assert message in check(capsys, entry)
+
+
+def test_names_of_classes_are_for_our_policies(capsys: pytest.CaptureFixture[str]) -> None:
+    line = check(capsys, {"policy_kwargs": {"activation_fn": "relu"}}, "--algo", "ppo")
+    assert "activation_fn must be a class (ActorCriticPolicy takes no names), got 'relu'" in line
+
+
+def test_keywords_of_an_environment_that_hands_them_on(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["train", "--env", "CarRacingFast-v3", "--env-kwargs"]
+    assert "unexpected keyword argument 'off_road'" in refused(capsys, *arguments, "off_road:3")
+    assert "off_road_frames" in refused(capsys, *arguments, "off_road_frames:-1")
+    assert "max_episode_steps" in refused(capsys, *arguments, "max_episode_steps:'x'")
+    assert not list(Path().iterdir())
 
 
 def test_a_rollout_that_no_memory_holds_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -260,3 +282,15 @@ def test_no_part_of_a_password_is_printed(capsys: pytest.CaptureFixture[str], ur
         tune = ["tune", "--env", "Pendulum-v1", "-n", "512", "--n-evaluations", "1", "--best", "--study-name", "x"]
         line = refused(capsys, *tune, "--storage", url.replace("host", "127.0.0.1").replace("5432", "1"))
         assert not [part for part in ("secret", "se@", "cr/", "et@", "s?e") if part in line]
+
+
+def test_no_file_of_a_run_holds_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    """rl-zoo3 keeps the arguments and the command."""
+    monkeypatch.setattr(manager, "_hyperparams_of_trial", lambda _: ({}, None))
+    options = ["--storage", "postgresql://me:secret@host/db", "--study-name", "mine", "--trial-id", "0"]
+    monkeypatch.setattr("sys.orig_argv", ["python", "-m", "sb3_carracing", *TRAIN, *options])
+    Path("c.yml").write_text(yaml.safe_dump({"Pendulum-v1": SHORT}))
+    main([*TRAIN, "-conf", "c.yml", *options])
+    texts = [path.read_text() for path in Path("logs").rglob("*.*") if path.suffix in (".yml", ".txt")]
+    assert sum("postgresql://me:***@host/db" in text for text in texts) == 2
+    assert not [text for text in texts if "secret" in text]

@@ -9,6 +9,8 @@ uses; the score is the raw return.
 
 import time
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -22,7 +24,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from benchmarks import options, tables
 from benchmarks.provenance import described
-from benchmarks.studies.parameterization.arms import ARMS, TASKS, Arm, Task
+from benchmarks.studies.parameterization.arms import ARMS, EPISODES, FIRST_EVALUATION_SEED, TASKS, Arm, Task
 from benchmarks.studies.parameterization.variants import policy_with
 from sb3_carracing import BetaPPO
 from sb3_carracing.envs.wrappers import ScaleReward
@@ -30,14 +32,12 @@ from sb3_carracing.ppo.distributions import BetaDistribution
 from sb3_carracing.ppo.policies import MlpPolicy
 
 RESULTS = tables.RESULTS / "parameterization"
-FIRST_EVALUATION_SEED, EPISODES = 5_000_000, 100
 
 
 def train(task: Task, arm: Arm, seed: int) -> PPO | BetaPPO:
     """Train an agent of one arm; its environment may be a VecNormalize."""
-    venv: VecEnv = make_vec_env(
-        task.env_id, task.n_envs, seed, wrapper_class=ScaleReward, wrapper_kwargs={"scale": task.reward_scale}
-    )
+    scaled = partial(ScaleReward, scale=task.reward_scale)
+    venv: VecEnv = make_vec_env(task.env_id, task.n_envs, seed, wrapper_class=scaled)
     values: dict[str, Any] = {**task.values, **arm.values}
     rate = values.get("learning_rate", 3e-4)
     if isinstance(rate, str):
@@ -69,7 +69,7 @@ def scores(model: PPO | BetaPPO, env_id: str) -> NDArray[np.float64]:
     return returns
 
 
-def make_run(task_name: str, arm_name: str, seed: int, out: Any) -> None:
+def make_run(task_name: str, arm_name: str, seed: int, out: Path) -> None:
     """Train, evaluate and store a run unless it is finished already."""
     config = f"{task_name}_{arm_name}"
     run = f"{config}-{seed}"
@@ -99,7 +99,7 @@ def make_run(task_name: str, arm_name: str, seed: int, out: Any) -> None:
     print(run, {name: round(mean, 1) for name, mean in means.items()}, f"{seconds:.0f} s", flush=True)
 
 
-def report(out: Any) -> str:
+def report(out: Path) -> str:
     """Return the median, the quartiles and the worst of the seeds' mean returns, by configuration and actions."""
     runs, episodes = tables.read(out, tables.RUNS), tables.read(out, tables.EPISODES)
     means = episodes.groupby(["run", "actions"])["score"].mean().reset_index().merge(runs[["run", "config"]], on="run")
@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Make the runs that are missing and print the table of what is stored."""
     parser = options.parser(__doc__, out=RESULTS, out_help="folder of the study's tables", seeds=range(11, 21))
     parser.add_argument("--task", choices=TASKS, default="pendulum", help="default: %(default)s")
-    parser.add_argument("--arms", choices=ARMS, nargs="+", default=["gaussian", "exp"], help="default: %(default)s")
+    parser.add_argument("--arms", choices=ARMS, nargs="+", default=["gaussian", "exp", "margin"], help="default: %(default)s")
     parser.add_argument("--report", action="store_true", help="print the table of what is stored and stop")
     args = parser.parse_args(argv)
     th.set_num_threads(1)

@@ -6,6 +6,8 @@ from typing import Any
 from benchmarks.studies.parameterization import variants
 from sb3_carracing.ppo.distributions import BetaDistribution
 
+FIRST_EVALUATION_SEED, EPISODES = 5_000_000, 100
+
 
 @dataclass(frozen=True)
 class Task:
@@ -80,9 +82,11 @@ ARMS = {
     "softplus": Arm("alpha, beta = 1 + softplus", {"parameterization": "softplus"}),
     "exp": Arm("alpha, beta = 1 + exp", {"parameterization": "exp"}),
     "mode": Arm("mode by a sigmoid, excess by softplus", {"parameterization": "mode"}),
+    "margin": Arm("exp, margin 0.1: mass beyond a bound is collected there", {"margin": 0.1}),
+    "margin_small": Arm("exp, margin 0.05", {"margin": 0.05}),
+    "margin_large": Arm("exp, margin 0.2", {"margin": 0.2}),
+    "wide": Arm("exp on a range wider by 10 % a side, clipped", {}, variants.WideBeta),
     "low_floor": Arm("exp, alpha and beta down to 1/2", {}, variants.LowFloorBeta),
-    "wide": Arm("exp on a range wider by 25 % a side, clipped", {}, variants.WideBeta),
-    "censored": Arm("exp on a range wider by 10 % a side, mass beyond at the bounds", {}, variants.CensoredBeta),
     "certain_start": Arm("exp, alpha = beta = 3.7 at the start", {}, variants.CertainStartBeta),
     "entropy": Arm("exp, entropy bonus 0.01", values={"ent_coef": 0.01}),
     "certainty_entropy": Arm(

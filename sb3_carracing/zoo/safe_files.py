@@ -1,0 +1,84 @@
+"""Let rl-zoo3's scripts read files through this package's readers.
+
+Its scripts build any object that a YAML file names, evaluate text, and unpickle agents and running means. While a command
+runs, what they call for that is replaced: nothing of a run folder, a download or a study gets to Python's own `eval`,
+`pickle` or an import that our reader has not admitted.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import rl_zoo3.exp_manager
+import rl_zoo3.utils
+import yaml
+from stable_baselines3.common import base_class, off_policy_algorithm
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from sb3_carracing.errors import UserError
+from sb3_carracing.ppo.beta_ppo import BetaPPO
+from sb3_carracing.ppo.sb3_files import load_from_zip_file
+from sb3_carracing.ppo.vec_normalize import read_statistics, write_statistics
+from sb3_carracing.run_safety import DataLoader, check_wrappers, evaluate
+
+
+@contextmanager
+def safe_files(trust: bool = False) -> Iterator[None]:
+    """Let rl-zoo3 and SB3 read only data until the block ends, and write running means without pickle.
+
+    Args:
+        trust: let them read everything as they do by themselves.
+    """
+
+    def load_statistics(load_path: str, venv: VecEnv) -> VecNormalize:
+        return read_statistics(load_path, venv, trust)
+
+    def save_statistics(self: VecNormalize, save_path: str) -> None:
+        write_statistics(save_path, self)
+
+    with ExitStack() as stack:
+        replace: Callable[..., Any] = lambda *args, **kwargs: stack.enter_context(patch.object(*args, **kwargs))  # noqa: E731
+        replace(VecNormalize, "load", staticmethod(load_statistics))
+        replace(VecNormalize, "save", save_statistics)
+        if trust:
+            replace(BetaPPO, "load", classmethod(_load_with_trust))
+        if not trust:
+            replace(yaml, "UnsafeLoader", DataLoader)
+            replace(base_class, "load_from_zip_file", load_from_zip_file)
+            replace(off_policy_algorithm, "load_from_pkl", _refuse_replay_buffer)
+            for module in (rl_zoo3.utils, rl_zoo3.exp_manager):
+                # A global of this name comes before the builtin.
+                replace(module, "eval", _evaluate, create=True)
+        yield
+
+
+@contextmanager
+def known_wrappers(trust: bool = False) -> Iterator[None]:
+    """Let rl-zoo3 import only wrappers on the list, for commands that take them from a run folder."""
+    original = rl_zoo3.utils.get_wrapper_class
+
+    def checked(hyperparams: dict[str, Any], key: str = "env_wrapper") -> Any:
+        if not trust:
+            check_wrappers(hyperparams.get(key), "the run folder")
+        return original(hyperparams, key)
+
+    with patch.object(rl_zoo3.utils, "get_wrapper_class", checked):
+        yield
+
+
+_load = BetaPPO.load.__func__  # type: ignore[attr-defined]
+
+
+def _load_with_trust(cls: type[BetaPPO], *args: Any, **kwargs: Any) -> BetaPPO:
+    model: BetaPPO = _load(cls, *args, **{**kwargs, "trust": True})
+    return model
+
+
+def _evaluate(text: str, *_: Any) -> Any:
+    return evaluate(text, "a hyperparameter or argument")
+
+
+def _refuse_replay_buffer(path: str | Path, verbose: int = 0) -> Any:
+    raise UserError(f"{path} is a pickled replay buffer, which is read only with --trust, because that may run code")

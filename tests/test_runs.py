@@ -21,7 +21,7 @@ def test_read_run_gives_the_pipeline_of_the_yaml(tmp_path: Path) -> None:
         "normalize": "{'norm_obs': True}",
         "policy_kwargs": {"net_arch": (64, 64), "activation_fn": OrderedDict},
     }
-    run = read_run(write_run(tmp_path, config))
+    run = read_run(write_run(tmp_path, config), trust=True)  # for wrappers from elsewhere
     assert run.algo == "beta_ppo"
     assert run.pipeline == Pipeline(
         env_id=ENV_ID,
@@ -30,6 +30,7 @@ def test_read_run_gives_the_pipeline_of_the_yaml(tmp_path: Path) -> None:
         vec_wrappers=(WrapperCall("c.d.Vec"),),
         normalize=tmp_path / "beta_ppo" / f"{ENV_ID}_1" / ENV_ID / "vecnormalize.pkl",
         frame_stack=4,
+        trust=True,
     )
 
 

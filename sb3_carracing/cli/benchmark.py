@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from sb3_carracing.checks import whole_number
+from sb3_carracing.cli.table import libraries_of
 
 
 def main(argv: list[str]) -> None:
@@ -30,6 +31,7 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     for option, value in (("-n", args.n_timesteps), ("--n-envs", args.n_envs), ("--num-threads", args.num_threads)):
         whole_number(option, value, 1)
-    from sb3_carracing.zoo.benchmark import benchmark
+    with libraries_of("benchmark"):
+        from sb3_carracing.zoo.benchmark import benchmark
 
     benchmark(args, argv)

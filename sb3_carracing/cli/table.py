@@ -1,7 +1,8 @@
 """The table of commands, from which the help and the messages derive."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,15 +36,20 @@ class Command:
             UserError: a library is not installed.
         """
         module, _, function = self.target.partition(":")
-        try:
+        with libraries_of(self.name):
             loaded: Callable[[list[str]], Any] = getattr(importlib.import_module(f"sb3_carracing.{module}"), function)
-        except ModuleNotFoundError as error:
-            if error.name is None or error.name.partition(".")[0] == "sb3_carracing":
-                raise
-            raise UserError(
-                f"{self.name} needs {error.name}, which is not installed: pip install 'sb3-carracing[zoo]'"
-            ) from error
         return loaded
+
+
+@contextmanager
+def libraries_of(command: str) -> Iterator[None]:
+    """Raise a UserError where an import finds that a library of a command is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "sb3_carracing":
+            raise
+        raise UserError(f"{command} needs {error.name}, which is not installed: pip install 'sb3-carracing[zoo]'") from error
 
 
 COMMANDS = {

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from sb3_carracing.checks import whole_number
+from sb3_carracing.cli.table import libraries_of
 from sb3_carracing.errors import UserError
 
 
@@ -18,9 +19,10 @@ def main(argv: list[str]) -> None:
     Raises:
         UserError: what cannot be searched, opened or found; before any training.
     """
-    from sb3_carracing.pipelines import env_spec
-    from sb3_carracing.zoo.scripts import script_of_rl_zoo3
-    from sb3_carracing.zoo.tune import search
+    with libraries_of("tune"):
+        from sb3_carracing.pipelines import env_spec
+        from sb3_carracing.zoo.scripts import script_of_rl_zoo3
+        from sb3_carracing.zoo.tune import search
 
     with script_of_rl_zoo3() as work_begins:
         args = _parser().parse_args(argv)

@@ -77,7 +77,7 @@ class Pipeline:
     vec_wrappers: tuple[WrapperCall, ...] = ()
     normalize: Path | None = None
     frame_stack: int | None = None
-    trust: bool = False
+    trust: bool = field(default=False, compare=False)
 
     def wrap_vec_env(self, venv: VecEnv) -> VecEnv:
         """Wrap a vectorised environment in rl-zoo3's order, with frozen running means.

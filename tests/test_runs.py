@@ -21,7 +21,10 @@ def test_read_run_gives_the_pipeline_of_the_yaml(tmp_path: Path) -> None:
         "normalize": "{'norm_obs': True}",
         "policy_kwargs": {"net_arch": (64, 64), "activation_fn": OrderedDict},
     }
-    run = read_run(write_run(tmp_path, config), trust=True)  # for wrappers from elsewhere
+    folder = write_run(tmp_path, config)
+    with pytest.raises(ValueError, match=r"names the wrapper a\.b\.Plain, which is imported only with trust=True"):
+        read_run(folder)
+    run = read_run(folder, trust=True)
     assert run.algo == "beta_ppo"
     assert run.pipeline == Pipeline(
         env_id=ENV_ID,

@@ -70,6 +70,7 @@ COMMANDS = {
         Command("load_from_hub", "download an agent from the Hugging Face hub", "zoo.commands:load_from_hub", OF_RL_ZOO3),
         Command("push_to_hub", "upload an agent to the Hugging Face hub", "zoo.commands:push_to_hub", OF_RL_ZOO3),
         Command("preview", "show what an agent sees", "cli.preview:main", FURTHER),
+        Command("convert", "bring an agent into the format without pickle", "cli.convert:main", FURTHER),
         Command("train_and_report", "train, then evaluate, plot and record the run", "cli.train_and_report:main", FURTHER),
     )
 }

@@ -1,16 +1,18 @@
 """Which agent is played, and with which running means; what `benchmark` states about it."""
 
-import pickle
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_carracing import BetaPPO
 from sb3_carracing.cli import main
+from sb3_carracing.ppo.vec_normalize import read_statistics
+from sb3_carracing.zoo import safe_files
 from sb3_carracing.zoo.played_agents import AskedAgent, options_for
 
 ENV = "Pendulum-v1"
@@ -37,20 +39,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def loaded(trained: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return a list to which every set of running means that is loaded adds how many observations it has seen."""
     counts: list[int] = []
-    load = VecNormalize.load
 
-    def spy(path: str, venv: Any) -> VecNormalize:
-        normalize = load(path, venv)
+    def spy(path: str, venv: Any, trust: bool) -> VecNormalize:
+        normalize = read_statistics(path, venv, trust)
         counts.append(round(normalize.obs_rms.count))
         return normalize
 
-    monkeypatch.setattr(VecNormalize, "load", staticmethod(spy))
+    monkeypatch.setattr(safe_files, "read_statistics", spy)
     monkeypatch.chdir(trained)
     return counts
 
 
 def seen(file: Path) -> int:
-    return round(pickle.loads(file.read_bytes()).obs_rms.count)
+    return round(read_statistics(file, make_vec_env(ENV)).obs_rms.count)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("folder", ["validated", "evaluated"])

@@ -171,6 +171,7 @@ class TrainingRules:
         idle_frames: Frames without action after reset.
         needs_observations: Whether some rule looks at the observation of every frame.
         act_on_frames: Whether `after_frame` does anything.
+        act_after_steps: Whether `after_step` does anything.
 
     Args:
         given: Values of options by name.
@@ -193,6 +194,7 @@ class TrainingRules:
         self._ends = [rule.end for rule in self.active if _overrides(rule, "end")]
         self._drivers = [rule.after_step for rule in self.active if _overrides(rule, "after_step")]
         self.act_on_frames = bool(self._reward_changes or self._ends)
+        self.act_after_steps = bool(self._drivers)
         self._random = np.random.default_rng()
 
     def begin(self, frame: Frame, seed: int | None) -> None:

@@ -1,4 +1,4 @@
-"""The pipelines of the two source projects, each read afresh from its text, against the id and `env_kwargs` that reproduce it.
+"""The pipelines of the two source projects, each read afresh from its text, against the id and env_kwargs that reproduce it.
 
 The readings below are plain loops over stock gymnasium in float64, as the projects have them, and know nothing of the
 package. Both sides get the same actions; observations, rewards and ends have to agree over whole episodes. Most episodes

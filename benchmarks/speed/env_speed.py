@@ -95,7 +95,7 @@ class Blank:
 
     def touch(self, tile_index: int) -> None: ...
 
-    def take(self, car: Any, time: float, score: float) -> NDArray[np.uint8]:
+    def take(self, car: Any, time: float, score: float, *, grayscale: bool) -> NDArray[np.uint8]:
         return self.picture
 
 

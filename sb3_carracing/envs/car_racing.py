@@ -59,7 +59,7 @@ class Asked:
     Attributes:
         frame_skip: Frames per step.
         max_frames: Frames after which the episode is truncated.
-        drawn: Whether somebody looks at the observation that the call returns. If not, it is black.
+        drawn: Whether somebody looks at the observation that the call returns. If not, its content is undefined.
     """
 
     frame_skip: int
@@ -166,7 +166,8 @@ class CarRacing(stock.CarRacing):
             action = PlainAction(action.astype(np.float64).tolist())
         total = self._play(action, self.asked.frame_skip)
         frame = self._frame
-        self.rules.after_step(frame, self._drive)
+        if self.rules.act_after_steps:
+            self.rules.after_step(frame, self._drive)
         info = frame.info
         info["frames"], info["score"], info["episode_over"] = frame.number, self._score, frame.over
         put_counts(info, Counts(self._score, frame.number, frame.over, info.get("lap_finished", False)))
@@ -196,8 +197,8 @@ class CarRacing(stock.CarRacing):
         self.world.contactListener_bug_workaround = self.contactListener_keepref = None  # type: ignore[assignment]
 
     def _seen(self) -> Observation:
-        """Return the observation, or a black one of its shape where nobody looks."""
-        self.state = seen = self.observation() if self.asked.drawn else np.zeros(self._shape, np.uint8)
+        """Return the observation, or an array of its shape where nobody looks."""
+        self.state = seen = self.observation() if self.asked.drawn else np.empty(self._shape, np.uint8)
         return seen
 
     def _first_step(self) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:

@@ -171,6 +171,7 @@ class TrainingRules:
         idle_frames: Frames without action after reset.
         needs_observations: Whether some rule looks at the observation of every frame.
         act_on_frames: Whether `after_frame` does anything.
+        act_after_steps: Whether `after_step` does anything.
 
     Args:
         given: Values of options by name.
@@ -193,6 +194,7 @@ class TrainingRules:
         self._ends = [rule.end for rule in self.active if _overrides(rule, "end")]
         self._drivers = [rule.after_step for rule in self.active if _overrides(rule, "after_step")]
         self.act_on_frames = bool(self._reward_changes or self._ends)
+        self.act_after_steps = bool(self._drivers)
         self._random = np.random.default_rng()
 
     def begin(self, frame: Frame, seed: int | None) -> None:
@@ -235,12 +237,17 @@ def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
 def evaluation_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keyword arguments that an evaluation of CarRacing keeps, which are all but those for training only.
 
-    Dropped are the options of the training rules and `max_episode_steps`. A warning names retired options.
+    Dropped are the options of the training rules, retired ones (with a warning) and `max_episode_steps`.
     """
+    training_only = _options(*_RULES.values()).keys() | {"max_episode_steps"}
+    return {name: value for name, value in without_retired(kwargs).items() if name not in training_only}
+
+
+def without_retired(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keyword arguments that an agent is played with, which lack retired options. A warning names those."""
     for name in sorted(RETIRED.keys() & kwargs.keys()):
-        warnings.warn(f"ignoring {name}, which is no longer a training rule: {RETIRED[name]}", stacklevel=2)
-    training_only = _options(*_RULES.values()).keys() | RETIRED.keys() | {"max_episode_steps"}
-    return {name: value for name, value in kwargs.items() if name not in training_only}
+        warnings.warn(f"ignoring {name}, which is no longer a training rule: {RETIRED[name]}", stacklevel=3)
+    return {name: value for name, value in kwargs.items() if name not in RETIRED}
 
 
 def describe_options(indent: str) -> str:

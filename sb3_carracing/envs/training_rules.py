@@ -32,6 +32,7 @@ from sb3_carracing.envs.rule_engine import (
     off_road,
     option,
     training_rule,
+    without_retired,
 )
 from sb3_carracing.errors import UserError
 
@@ -51,6 +52,7 @@ __all__ = [
     "share",
     "training_rule",
     "true_or_false",
+    "without_retired",
 ]
 
 MAX_FRAMES = 1000

@@ -18,8 +18,10 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from sb3_carracing.checks import whole_number
+from sb3_carracing.envs.training_rules import without_retired
 from sb3_carracing.errors import UserError
 from sb3_carracing.files import data_dir
+from sb3_carracing.pipelines import env_spec, is_car_racing
 from sb3_carracing.runs import BEST_AGENT, TRAINED_AGENTS, statistics_of
 from sb3_carracing.zoo.register import ALGO_NAME
 
@@ -153,14 +155,16 @@ def with_own_statistics(work_begins: Callable[[], None]) -> Iterator[None]:
         played.append(Path(found[1]))
         return found
 
-    def create_env(*args: Any, stats_path: str | None = None, **kwargs: Any) -> VecEnv:
+    def create_env(env_id: str, *args: Any, stats_path: str | None = None, **kwargs: Any) -> VecEnv:
+        if is_car_racing(env_spec(env_id)):
+            kwargs["env_kwargs"] = without_retired(kwargs.get("env_kwargs") or {})
         statistics = statistics_of(played[-1]) if stats_path is not None else None
         if statistics is None:
-            return _NotesFirstStep(create(*args, stats_path=stats_path, **kwargs), work_begins)
+            return _NotesFirstStep(create(env_id, *args, stats_path=stats_path, **kwargs), work_begins)
         with tempfile.TemporaryDirectory() as folder:
             # The name under which rl-zoo3 looks for them.
             shutil.copy(statistics, Path(folder, "vecnormalize.pkl"))
-            return _NotesFirstStep(create(*args, stats_path=folder, **kwargs), work_begins)
+            return _NotesFirstStep(create(env_id, *args, stats_path=folder, **kwargs), work_begins)
 
     with ExitStack() as stack:
         for module in (rl_zoo3, rl_zoo3.utils):

@@ -571,9 +571,11 @@ def test_importing_the_package_loads_neither_pygame_nor_torch() -> None:
     assert subprocess.check_output([sys.executable, "-c", program], text=True).split() == ["set()"]
 
 
-def test_environments_load_no_torch() -> None:
-    program = "import sb3_carracing.envs.wrappers, sys; print('torch' in sys.modules)"
-    assert subprocess.check_output([sys.executable, "-c", program], text=True).split()[-1] == "False"
+def test_environments_load_neither_torch_nor_sb3() -> None:
+    program = "import sys, sb3_carracing, gymnasium as gym\nfor id in %r: gym.make(id, max_episode_steps=5)\nprint(%s)"
+    ids = ("CarRacingFast-v3", "CarRacingBlog-v3", "CarRacingIurin-v3")
+    loaded = "{'torch', 'stable_baselines3', 'rl_zoo3'} & set(sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", program % (ids, loaded)], text=True).splitlines()[-1] == "set()"
 
 
 def test_lap_complete_percent_never_fires_in_gymnasium(cheap_observations: None) -> None:

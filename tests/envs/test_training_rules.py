@@ -31,7 +31,7 @@ N_TILES = 200
 
 
 @pytest.fixture(autouse=True)
-def cheap_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+def cheap_observations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stock.CarRacing, "_render", cheap_render)
 
 

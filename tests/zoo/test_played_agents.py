@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_carracing import BetaPPO
 from sb3_carracing.cli import main
+from sb3_carracing.files import data_dir
 from sb3_carracing.ppo.vec_normalize import read_statistics
 from sb3_carracing.zoo import safe_files
 from sb3_carracing.zoo.played_agents import AskedAgent, options_for
@@ -147,3 +148,23 @@ def test_benchmark_states_only_what_is_so(trained: Path, tmp_path: Path, monkeyp
     assert "huggingface" not in text
     assert "araffin" not in text
     assert "rl_zoo3" not in text
+
+
+def test_a_retired_training_rule_is_ignored_where_the_packaged_agent_is_played(tmp_path: Path) -> None:
+    """Its config.yml has `retry_rate`."""
+    options = ["--env", "CarRacingFast-v3", "-f", str(data_dir("rl-trained-agents"))]
+    with pytest.warns(UserWarning, match="ignoring retry_rate, which is no longer a training rule"):
+        main(["enjoy", *options, "--no-render", "-n", "2"])
+
+
+def test_a_retired_training_rule_is_refused_in_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    agent = data_dir("rl-trained-agents") / "beta_ppo/CarRacingFast-v3_1/CarRacingFast-v3"
+    config = dict(yaml.unsafe_load((agent / "config.yml").read_text()))
+    Path("c.yml").write_text(yaml.safe_dump({"CarRacingFast-v3": config}))
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "--env", "CarRacingFast-v3", "-conf", "c.yml", "-f", "logs"])
+    assert "retry_rate is no longer a training rule" in capsys.readouterr().err
+    assert not Path("logs").exists()

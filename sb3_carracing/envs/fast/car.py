@@ -246,11 +246,22 @@ class Ground:
         self.tiles = {}
 
 
+class Side(NamedTuple):
+    """Stands in for the fixture of a wheel and for its body."""
+
+    userData: Any
+
+    @property
+    def body(self) -> "Side":
+        """Itself: one object is enough."""
+        return self
+
+
 class Touch(NamedTuple):
     """Stands in for a Box2D contact."""
 
     fixtureA: Tile  # stands in for its fixture, too
-    fixtureB: Any
+    fixtureB: Side
 
 
 class TileContacts(stock.FrictionDetector):
@@ -265,7 +276,7 @@ class TileContacts(stock.FrictionDetector):
     def __init__(self, env: Any, tiles: dict[int, Tile], on_touch: Callable[[int], None] | None) -> None:
         super().__init__(env, env.lap_complete_percent)  # type: ignore[no-untyped-call]
         self._tiles = tiles
-        self._wheels: dict[int, Any] = {}
+        self._wheels: dict[int, Side | None] = {}
         self._on_tile: dict[int, tuple[Tile, set[Tile]]] = {}  # tile and the wheel's tiles, by the address of the contact
         self._on_touch = on_touch
         self._untouched = set(tiles.values())
@@ -283,15 +294,15 @@ class TileContacts(stock.FrictionDetector):
         address = _address(fixture)
         if address not in wheels:
             owner = fixture.body.userData
-            wheels[address] = owner if "tiles" in getattr(owner, "__dict__", {}) else None
-        wheel = wheels[address]  # None for the hull; nothing but tiles has a wheel here
-        if wheel is not None:
-            touched = wheel.tiles
+            wheels[address] = Side(owner) if "tiles" in getattr(owner, "__dict__", {}) else None
+        side = wheels[address]  # None for the hull; nothing but tiles has a wheel here
+        if side is not None:
+            touched = side.userData.tiles
             touched.add(tile)
             self._on_tile[_contact_address(contact)] = tile, touched
             # Only a first visit counts. The tile where a lap begins is left to whatever a version of gymnasium makes of it.
             if not tile.road_visited or tile.idx == 0:
-                super().BeginContact(Touch(tile, fixture))  # type: ignore[no-untyped-call]
+                super().BeginContact(Touch(tile, side))  # type: ignore[no-untyped-call]
         if tile in self._untouched:
             self._untouched.discard(tile)
             tile.color[:] = self.env.road_color

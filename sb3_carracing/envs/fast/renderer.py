@@ -187,9 +187,11 @@ class Renderer:
                 quarter = self._quarters[state] = _final_quarter(*state, self._car_colors)
             self._places[place][...] = quarter
         levels = self._levels
-        np.multiply(part, self._visible, levels)
+        levels[...] = part
+        np.multiply(levels, self._visible, levels)
         np.add(levels, self._added, levels)
-        np.rint(levels, part, casting="unsafe")
+        np.rint(levels, levels)
+        part[...] = levels
 
 
 class Lens(NamedTuple):

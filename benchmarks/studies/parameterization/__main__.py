@@ -16,7 +16,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch as th
-from numpy.typing import NDArray
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.utils import LinearSchedule
@@ -51,22 +50,35 @@ def train(task: Task, arm: Arm, seed: int) -> PPO | BetaPPO:
     return BetaPPO(policy, venv, seed=seed, device="cpu", **values).learn(task.steps)
 
 
-def scores(model: PPO | BetaPPO, env_id: str) -> NDArray[np.float64]:
-    """Return the raw returns of `EPISODES` whole episodes with deterministic actions, played side by side."""
+def episodes(model: PPO | BetaPPO, env_id: str) -> list[dict[str, Any]]:
+    """Return score, steps and share of full actions of `EPISODES` whole episodes, deterministic, played side by side.
+
+    An action is full within 2.5 % of the range from a bound, in any dimension.
+    """
     normalization = model.get_vec_normalize_env()
     envs = [gym.make(env_id) for _ in range(EPISODES)]
+    low, high = (getattr(model.action_space, bound) for bound in ("low", "high"))
     obs = np.stack([env.reset(seed=FIRST_EVALUATION_SEED + k)[0] for k, env in enumerate(envs)])
-    returns, live = np.zeros(EPISODES), np.arange(EPISODES)
+    returns, steps, full = np.zeros((3, EPISODES))
+    live = np.arange(EPISODES)
     while len(live):
         seen = obs[live] if normalization is None else np.asarray(normalization.normalize_obs(obs[live]))
         actions, _ = model.predict(seen, deterministic=True)
+        steps[live] += 1
+        full[live] += np.any(np.abs((actions - low) / (high - low) - 0.5) >= 0.475, axis=1)
         over = []
         for k, action in zip(live, actions, strict=True):
             obs[k], reward, terminated, truncated, _ = envs[k].step(action)
             returns[k] += float(reward)
             over.append(terminated or truncated)
         live = live[~np.array(over)]
-    return returns
+    return [
+        {
+            **{"track": FIRST_EVALUATION_SEED + k, "score": round(returns[k], 3), "steps": int(steps[k])},
+            "full_actions": round(full[k] / steps[k], 4),
+        }
+        for k in range(EPISODES)
+    ]
 
 
 def make_run(task_name: str, arm_name: str, seed: int, out: Path) -> None:
@@ -79,32 +91,36 @@ def make_run(task_name: str, arm_name: str, seed: int, out: Path) -> None:
     start = time.perf_counter()
     model = train(task, arm, seed)
     seconds = time.perf_counter() - start
-    episodes: list[dict[str, Any]] = []
+    played: list[dict[str, Any]] = []
     means: dict[str, float] = {}
     for actions in ("mean",) if arm.distribution is None else ("mode", "mean"):
         if arm.distribution is not None:
             model.policy.deterministic_action = actions  # type: ignore[assignment]
-        returns = scores(model, task.env_id)
-        means[actions] = float(returns.mean())
-        first = FIRST_EVALUATION_SEED
-        episodes += [{"actions": actions, "track": first + k, "score": round(x, 3)} for k, x in enumerate(returns.tolist())]
+        rows = episodes(model, task.env_id)
+        means[actions] = float(np.mean([row["score"] for row in rows]))
+        played += [{"actions": actions, **row} for row in rows]
     row = {
         **{"config": config, "seed": seed, "agent": "last", "steps": model.num_timesteps, "seconds": round(seconds, 1)},
         **{"score": means.get("mode", means["mean"]), "device": "cpu", "threads": th.get_num_threads()},
         **{"evaluated_in": task.env_id, **described()},
     }
-    entry = {"what": f"{task.env_id}, {task.what}: {arm.what}", "hyperparams": {**task.values, **arm.values, **arm.options}}
+    shared = {"n_timesteps": task.steps, "n_envs": task.n_envs, "normalize": task.normalize, "reward_scale": task.reward_scale}
+    entry = {
+        **{"what": f"{arm.what}; {task.what}", "env_id": task.env_id},
+        "hyperparams": {**shared, **task.values, **arm.values, **arm.options},
+    }
     tables.write_configs(out, {config: entry})
-    tables.add(out, {tables.RUNS: [row], tables.EPISODES: episodes}, run)
+    tables.add(out, {tables.RUNS: [row], tables.EPISODES: played}, run)
     print(run, {name: round(mean, 1) for name, mean in means.items()}, f"{seconds:.0f} s", flush=True)
 
 
 def report(out: Path) -> str:
-    """Return the median, the quartiles and the worst of the seeds' mean returns, by configuration and actions."""
-    runs, episodes = tables.read(out, tables.RUNS), tables.read(out, tables.EPISODES)
-    means = episodes.groupby(["run", "actions"])["score"].mean().reset_index().merge(runs[["run", "config"]], on="run")
-    table = means.groupby(["config", "actions"])["score"].describe(percentiles=[0.25, 0.5, 0.75])
-    return str(table[["count", "50%", "25%", "75%", "min", "max"]].round(1).to_string())
+    """Return median, quartiles and extremes of the seeds' mean scores, by configuration and actions; and full actions."""
+    configs = tables.read(out, tables.RUNS)[["run", "config"]]
+    played = tables.read(out, tables.EPISODES).groupby(["run", "actions"])[["score", "full_actions"]].mean()
+    groups = played.reset_index().merge(configs, on="run").groupby(["config", "actions"])
+    table = groups["score"].describe()[["count", "50%", "25%", "75%", "min", "max"]].round(1)
+    return str(table.assign(full_actions=groups["full_actions"].median().round(3)).to_string())
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -37,7 +37,7 @@ class WideBeta(BetaDistribution):
     """
 
     def __init__(self, action_space: spaces.Box, **options: Any):
-        super().__init__(action_space, **{**options, "margin": 0.1})
+        super().__init__(action_space, **{**options, "margin": 0.2})
         self.margin = 0.0  # from here on no mass is collected
         self._low32, self._high32 = self.low.float(), (self.low + self.width).float()
 

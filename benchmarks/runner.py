@@ -212,9 +212,9 @@ def play(study: Study, config: Config, folder: Path, n_tracks: int) -> tuple[lis
     """Play the evaluation's episodes with the last agent; return rows of episodes.csv and what runs.csv says of them."""
     if "." in config.algo:
         ALGORITHMS.setdefault(config.algo, config.algo)
-    run = read_run(folder)
+    run = read_run(folder, trust=True)  # its own training: a study may name wrappers and policies of benchmarks/
     agent = run.agent_file(last=True)
-    model = load_agent(agent, run.algo)
+    model = load_agent(agent, run.algo, trust=True)
     make_env = study.evaluation_env(run, config)
     seeds = range(study.first_seed, study.first_seed + n_tracks)
     start = time.perf_counter()

@@ -24,7 +24,7 @@ from torch import nn
 
 from sb3_carracing.checks import one_of
 from sb3_carracing.errors import UserError
-from sb3_carracing.ppo.distributions import BetaDistribution, DeterministicAction, Parameterization
+from sb3_carracing.ppo.distributions import BetaDistribution, DeterministicAction
 from sb3_carracing.ppo.torch_layers import ImageExtractor, NamedCombinedExtractor, check_layout, resolve_extractor
 
 Autocast: TypeAlias = Literal["bfloat16"]
@@ -174,33 +174,18 @@ class BetaActorCriticPolicy(NamedPartsPolicy):
 
     Args:
         *args: As for `NamedPartsPolicy`.
-        parameterization: See `BetaDistribution`, as for the following three. They are refused on other action spaces.
-        initial_mean: Mean action of the untrained policy, in the environment's units.
-        deterministic_action: What `predict(deterministic=True)` plays, "mean" or "mode". It can be changed later.
-        max_concentration: Upper bound of alpha + beta.
-        **kwargs: As for `NamedPartsPolicy`. On a Box, the options of a Gaussian (`use_sde`, `log_std_init`, `full_std`,
-            `use_expln`, `squash_output`) are refused.
+        **kwargs: The options of `BetaDistribution` (`parameterization`, `initial_mean`, `deterministic_action`,
+            `max_concentration`, `margin`), and all arguments of `NamedPartsPolicy`. On a Box, options of a Gaussian
+            (`use_sde`, `log_std_init`, `full_std`, `use_expln`, `squash_output`) are refused. On other action spaces, the
+            options of `BetaDistribution` are.
 
     Raises:
         UserError: For options without effect, a Box without finite bounds or of whole numbers, or an unknown name.
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        parameterization: Parameterization = BETA_OPTIONS["parameterization"],
-        initial_mean: float | list[float] | None = None,
-        deterministic_action: DeterministicAction = BETA_OPTIONS["deterministic_action"],
-        max_concentration: float = BETA_OPTIONS["max_concentration"],
-        **kwargs: Any,
-    ):
-        self._beta_options: dict[str, Any] = {
-            "parameterization": parameterization,
-            "initial_mean": initial_mean,
-            "deterministic_action": deterministic_action,
-            "max_concentration": max_concentration,
-        }
-        super().__init__(*args, initial_mean=initial_mean, **kwargs)
+    def __init__(self, *args: Any, **kwargs: Any):
+        self._beta_options = {name: kwargs.pop(name, default) for name, default in BETA_OPTIONS.items()}
+        super().__init__(*args, initial_mean=self._beta_options["initial_mean"], **kwargs)
 
     @property
     def deterministic_action(self) -> DeterministicAction:

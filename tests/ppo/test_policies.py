@@ -310,6 +310,7 @@ class TestOptions:
             "initial_mean": [0.3, 1.0, 1000.1, -4.2, 0.0, 30.0],
             "deterministic_action": "mean",
             "max_concentration": 77.0,
+            "margin": 0.1,
         }
         assert options.keys() == BETA_OPTIONS.keys()
         policy = policy_of(**options)

@@ -27,5 +27,5 @@ class ValidationCallback(_CountsResets, callbacks.ValidationCallback):
 
     def _on_training_start(self) -> None:
         assert self.run_dir is not None
-        self._make_env = evaluation_env(read_run(self.run_dir))
+        self._make_env = evaluation_env(read_run(self.run_dir, trust=True))
         super()._on_training_start()

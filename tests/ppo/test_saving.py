@@ -33,6 +33,7 @@ from tasks import AnySpaces
 from torch import nn
 
 from sb3_carracing import BetaPPO
+from sb3_carracing.cli import main
 from sb3_carracing.converting import convert
 from sb3_carracing.errors import UserError
 from sb3_carracing.ppo import policies, saving
@@ -950,6 +951,16 @@ class TestConverter:
         assert_same_model(load(tmp_path / "new.zip"), model)
         with pytest.raises(UserError, match="in the new format already"):
             convert(tmp_path / "new.zip", tmp_path / "newer.zip")
+
+    def test_the_command(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        save_as_sb3(small(), tmp_path / "old.zip")
+        main(["convert", str(tmp_path / "old.zip"), str(tmp_path / "new.zip")])
+        assert "new.zip" in capsys.readouterr().out
+        assert load(tmp_path / "new.zip").num_timesteps == 0
+        with pytest.raises(SystemExit) as ended:
+            main(["convert", str(tmp_path / "new.zip"), str(tmp_path / "newer.zip")])
+        assert ended.value.code == 2
+        assert "in the new format already" in capsys.readouterr().err
 
     def test_in_place(self, tmp_path: Path) -> None:
         model = small()

@@ -46,6 +46,7 @@ DEFAULTS_OF_SB3_FILES = {
     "initial_mean": None,
     "deterministic_action": "mode",
     "max_concentration": 1e4,
+    "margin": 0.0,
 }
 """Options of Beta policies that files of SB3's format do not name, as they were when such files were written."""
 

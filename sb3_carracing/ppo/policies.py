@@ -174,10 +174,11 @@ class BetaActorCriticPolicy(NamedPartsPolicy):
 
     Args:
         *args: As for `NamedPartsPolicy`.
-        parameterization: See `BetaDistribution`, as for the following three. They are refused on other action spaces.
+        parameterization: See `BetaDistribution`, as for the following four. They are refused on other action spaces.
         initial_mean: Mean action of the untrained policy, in the environment's units.
         deterministic_action: What `predict(deterministic=True)` plays, "mean" or "mode". It can be changed later.
         max_concentration: Upper bound of alpha + beta.
+        margin: Fraction of the range by which the support exceeds it; the mass beyond a bound is collected there.
         **kwargs: As for `NamedPartsPolicy`. On a Box, the options of a Gaussian (`use_sde`, `log_std_init`, `full_std`,
             `use_expln`, `squash_output`) are refused.
 
@@ -192,6 +193,7 @@ class BetaActorCriticPolicy(NamedPartsPolicy):
         initial_mean: float | list[float] | None = None,
         deterministic_action: DeterministicAction = BETA_OPTIONS["deterministic_action"],
         max_concentration: float = BETA_OPTIONS["max_concentration"],
+        margin: float = BETA_OPTIONS["margin"],
         **kwargs: Any,
     ):
         self._beta_options: dict[str, Any] = {
@@ -199,6 +201,7 @@ class BetaActorCriticPolicy(NamedPartsPolicy):
             "initial_mean": initial_mean,
             "deterministic_action": deterministic_action,
             "max_concentration": max_concentration,
+            "margin": margin,
         }
         super().__init__(*args, initial_mean=initial_mean, **kwargs)
 

@@ -290,6 +290,7 @@ class TestOptions:
             {"parameterization": "tanh"},
             {"deterministic_action": "mean"},
             {"max_concentration": 50.0},
+            {"margin": 0.1},
             {"initial_mean": 0.0},
             {"initial_mean": np.zeros(3)},
         ],
@@ -310,6 +311,7 @@ class TestOptions:
             "initial_mean": [0.3, 1.0, 1000.1, -4.2, 0.0, 30.0],
             "deterministic_action": "mean",
             "max_concentration": 77.0,
+            "margin": 0.2,
         }
         assert options.keys() == BETA_OPTIONS.keys()
         policy = policy_of(**options)
@@ -421,6 +423,7 @@ class TestFiles:
             parameterization=parameterization,
             initial_mean=[0.3, 1.0, 1000.1, -4.2, 0.0, 30.0],
             max_concentration=30.0,
+            margin=0.1,
             net_arch={"pi": [16], "vf": [8]},
             activation_fn="elu",
             optimizer_kwargs={"eps": 1e-7},

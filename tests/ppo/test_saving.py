@@ -213,6 +213,7 @@ class TestRoundTrip:
             "initial_mean": None,
             "deterministic_action": "mode",
             "max_concentration": 1e4,
+            "margin": 0.0,
         }
         assert beta_options(load(tmp_path / "sb3.zip")) == expected
         assert load(tmp_path / "sb3.zip").policy_kwargs == {}

@@ -199,6 +199,8 @@ class Decoder:
             "schedule": lambda **fields: schedule_from_data(self._decode(fields)),
             "space": self._space,
         }
+        if kind == "missing":
+            raise ValueError(f"it could not be saved without pickle ({fields.get('text')!r:.120}): pass it in custom_objects")
         if kind not in readers:
             raise ValueError(f"unknown kind of value {kind!r:.80}")
         return readers[kind](**fields)

@@ -15,15 +15,19 @@ import io
 import json
 import warnings
 from collections.abc import Iterable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import gymnasium
+import numpy as np
 import safetensors.numpy
+import stable_baselines3
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import get_system_info
 
+import sb3_carracing
 from sb3_carracing.ppo import vec_normalize
 from sb3_carracing.ppo.archives import write_archive
 from sb3_carracing.ppo.named_classes import dotted_name, passed_classes
@@ -35,7 +39,7 @@ FORMAT = "sb3-carracing agent"
 FORMAT_VERSION = 1
 
 ENTRIES = {"agent.json", "arrays.safetensors", "policy.safetensors", "optimizer.safetensors", "system_info.txt"}
-_LIBRARIES = ("sb3-carracing", "stable-baselines3", "gymnasium", "torch", "numpy")
+_LIBRARIES: tuple[Any, ...] = (sb3_carracing, stable_baselines3, gymnasium, th, np)
 STATE = {
     *("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num", "_n_updates", "n_envs", "start_time"),
     *("_last_obs", "_last_episode_starts", "_last_original_obs", "_current_progress_remaining", "_stats_window_size"),
@@ -73,20 +77,27 @@ def save_agent(
     for name, value in attributes.items():
         section = "arguments" if name in arguments else "state" if name in STATE else "extra"
         sections[section][name] = _encode_or_note(encode, name, value, missing)
+    policy = getattr(model.policy, "_orig_mod", model.policy)  # of a compiled one
     options = {
-        name: _encode_or_note(encode, f"policy.{name}", value, missing) for name, value in policy_options(model.policy).items()
+        name: _encode_or_note(encode, f"policy.{name}", value, missing) for name, value in policy_options(policy).items()
     }
     state_dicts = model.get_parameters()
     weights, aliases = tensors_as_bytes(state_dicts["policy"])
-    tensors, optimizer = optimizer_as_data(state_dicts["policy.optimizer"], encode)
+    tensors, optimizer = optimizer_as_data(
+        state_dicts["policy.optimizer"], lambda name, value: _encode_or_note(encode, name, value, missing)
+    )
     document = {
         "format": FORMAT,
         "version": FORMAT_VERSION,
-        "libraries": {name: metadata.version(name) for name in _LIBRARIES},
+        "libraries": {
+            library.__name__: library.__version__ for library in (sb3_carracing, stable_baselines3, gymnasium, th, np)
+        },
         "algorithm": dotted_name(type(model)),
-        "policy": {"class": dotted_name(type(model.policy)), "options": options},
-        "observation_space": encode("observation_space", model.observation_space),
-        "action_space": encode("action_space", model.action_space),
+        "policy": {"class": dotted_name(model.policy_class), "options": options},
+        **{
+            name: _encode_or_note(encode, name, getattr(model, name), missing)
+            for name in ("observation_space", "action_space")
+        },
         **sections,
         "optimizer": optimizer,
         "aliases": aliases,

@@ -1,6 +1,6 @@
 """Weights and optimiser state as safetensors, and the checks that those of a stranger pass before a model takes them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch as th
 
 from sb3_carracing.errors import UserError
 from sb3_carracing.ppo.archives import Archive
-from sb3_carracing.ppo.plain_data import Decoder, Encoder
+from sb3_carracing.ppo.plain_data import Decoder
 
 Tensors = dict[str, th.Tensor]
 _UNREADABLE = (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OverflowError)
@@ -60,7 +60,7 @@ def read_arrays(archive: Archive, entry: str) -> dict[str, np.ndarray]:
     return arrays
 
 
-def optimizer_as_data(state_dict: dict[str, Any], encode: Encoder) -> tuple[Tensors, dict[str, Any]]:
+def optimizer_as_data(state_dict: dict[str, Any], encode: Callable[[str, Any], Any]) -> tuple[Tensors, dict[str, Any]]:
     """Return an optimiser's state as tensors, and what are no tensors as JSON data."""
     tensors: Tensors = {}
     values: dict[str, Any] = {}

@@ -441,6 +441,17 @@ class TestClasses:
             loaded = load(tmp_path / "agent", custom_objects={"policy_kwargs": policy_kwargs})
         assert_same(dict(loaded.policy.state_dict()), dict(model.policy.state_dict()))
 
+    def test_a_space_of_an_own_class(self, tmp_path: Path) -> None:
+        class OwnBox(spaces.Box):
+            pass
+
+        space = OwnBox(-1.0, 1.0, (3,))
+        with pytest.warns(UserWarning, match=r"lacks what cannot be saved.*OwnBox"):
+            small(AnySpaces(space, ACTION)).save(tmp_path / "agent")
+        with pytest.raises(UserError, match="observation_space cannot be read: it could not be saved"):
+            load(tmp_path / "agent")
+        assert load(tmp_path / "agent", custom_objects={"observation_space": space}).observation_space is space
+
     @pytest.mark.parametrize(
         "name",
         [

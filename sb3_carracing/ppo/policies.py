@@ -205,7 +205,7 @@ class BetaActorCriticPolicy(NamedPartsPolicy):
     def _check_options(self, options: dict[str, Any]) -> None:
         if isinstance(options["action_space"], spaces.Box):
             _refuse_gaussian_options(options)
-        else:
+        elif options["full_std"] is not None:  # None comes from a file of release 0.1.0, which had other defaults
             _refuse_beta_options(self._beta_options, options["action_space"])
 
     def _start_at_mean(self, mean: float | list[float]) -> None:
@@ -215,7 +215,8 @@ class BetaActorCriticPolicy(NamedPartsPolicy):
         self.action_dist.initialize_bias(self.action_net)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {**super()._get_constructor_parameters(), **self._beta_options}
+        data = super()._get_constructor_parameters()
+        return {**data, **self._beta_options} if isinstance(self.action_space, spaces.Box) else data
 
     def _build(self, lr_schedule: Schedule) -> None:
         """Create the networks and the optimizer with the learning rate `lr_schedule(1)`."""

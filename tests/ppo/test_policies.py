@@ -302,8 +302,13 @@ class TestOptions:
             policy_of(action_space=action_space, **options)
 
     def test_the_defaults_of_a_beta_pass_where_there_is_none(self) -> None:
-        """They are in every file that `policy.save` writes."""
         policy_of(action_space=spaces.Discrete(3), **BETA_OPTIONS)
+
+    def test_a_policy_for_other_actions_that_release_0_1_0_saved_is_read(self) -> None:
+        """Its file holds that release's defaults, and None for the options of gSDE."""
+        options = {"parameterization": "softplus", "initial_mean": None, "deterministic_action": "mode"}
+        of_gsde = dict.fromkeys(("squash_output", "full_std", "use_expln"))
+        policy_of(action_space=spaces.Discrete(3), use_sde=False, max_concentration=1e4, **options, **of_gsde)
 
     def test_every_option_of_the_distribution_reaches_it(self) -> None:
         options = {

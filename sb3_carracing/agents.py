@@ -14,7 +14,7 @@ from sb3_carracing.errors import UserError
 from sb3_carracing.files import listing
 from sb3_carracing.pipelines import Pipeline, import_by_path, pipeline_env
 from sb3_carracing.ppo.beta_ppo import BetaPPO
-from sb3_carracing.ppo.sb3_files import load_sb3_agent
+from sb3_carracing.ppo.saving.sb3_files import load_sb3_agent
 
 ALGORITHMS = {
     "beta_ppo": "sb3_carracing.BetaPPO",

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from sb3_carracing.errors import UserError
-from sb3_carracing.ppo.archives import Archive, read_file
 from sb3_carracing.ppo.beta_ppo import BetaPPO
-from sb3_carracing.ppo.loading import is_own_format
+from sb3_carracing.ppo.saving.archives import Archive, read_file
+from sb3_carracing.ppo.saving.loading import is_own_format
 
 
 def convert(old: str | Path, new: str | Path, trust: bool = False) -> None:

@@ -34,7 +34,7 @@ from sb3_carracing.envs.counts import Counts, counts_of, put_counts
 from sb3_carracing.envs.registration import FRAME_LIMIT
 from sb3_carracing.envs.training_rules import evaluation_kwargs
 from sb3_carracing.errors import UserError
-from sb3_carracing.ppo.vec_normalize import read_statistics
+from sb3_carracing.ppo.saving.vec_normalize import read_statistics
 
 Env = gym.Env[Any, Any]
 EnvFactory = Callable[[], Env]

@@ -22,7 +22,7 @@ from sb3_carracing.deprecated import old_names
 from sb3_carracing.errors import UserError
 from sb3_carracing.files import data_dir, listing
 from sb3_carracing.pipelines import Pipeline, wrapper_calls
-from sb3_carracing.ppo.vec_normalize import has_statistics
+from sb3_carracing.ppo.saving.vec_normalize import has_statistics
 from sb3_carracing.run_safety import check_run_folder, read_yaml
 
 __getattr__ = old_names(__name__)

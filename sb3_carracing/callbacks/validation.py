@@ -38,7 +38,7 @@ from sb3_carracing.pipelines import (
     pipeline_env,
     wrap_alike,
 )
-from sb3_carracing.ppo.vec_normalize import write_statistics
+from sb3_carracing.ppo.saving.vec_normalize import write_statistics
 from sb3_carracing.runs import BEST_AGENT, BEST_STATISTICS, read_run
 
 _MONITOR = f"{Monitor.__module__}:{Monitor.__name__}"

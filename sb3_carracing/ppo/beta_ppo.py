@@ -31,7 +31,7 @@ from stable_baselines3.common.type_aliases import (
 from stable_baselines3.common.utils import explained_variance
 
 from sb3_carracing.errors import UserError
-from sb3_carracing.ppo import hyperparameters, loading, losses, saving
+from sb3_carracing.ppo import hyperparameters, losses
 from sb3_carracing.ppo.buffers import CompactRolloutBuffer
 from sb3_carracing.ppo.copying import copy_model
 from sb3_carracing.ppo.distributions import BetaDistribution
@@ -45,8 +45,9 @@ from sb3_carracing.ppo.policies import (
     MultiInputPolicy,
     NamedPartsPolicy,
 )
+from sb3_carracing.ppo.saving import loading, writing
+from sb3_carracing.ppo.saving.weights import match_layout
 from sb3_carracing.ppo.torch_layers import ImageExtractor
-from sb3_carracing.ppo.weights import match_layout
 from sb3_carracing.system import keep_freed_memory
 
 __all__ = ["BetaPPO"]
@@ -248,7 +249,7 @@ class BetaPPO(OnPolicyAlgorithm):
         built_with = self.policy_kwargs.get("deterministic_action", BETA_OPTIONS["deterministic_action"])
         if action not in (None, built_with):
             self.policy_kwargs = {**self.policy_kwargs, "deterministic_action": action}
-        saving.save_agent(self, path, exclude, include)
+        writing.save_agent(self, path, exclude, include)
 
     @classmethod
     def load(

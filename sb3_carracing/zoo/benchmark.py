@@ -13,7 +13,7 @@ from stable_baselines3.common.monitor import LoadMonitorResultsError, load_resul
 
 from sb3_carracing.errors import UserError
 from sb3_carracing.files import data_dir, next_free
-from sb3_carracing.ppo.loading import trained_steps
+from sb3_carracing.ppo.saving.loading import trained_steps
 from sb3_carracing.runs import TRAINED_AGENTS, read_run
 from sb3_carracing.zoo.played_agents import AskedAgent, run_number
 from sb3_carracing.zoo.scripts import hub_errors

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from sb3_carracing.errors import UserError
 from sb3_carracing.files import next_free
-from sb3_carracing.ppo.named_classes import ClassFinder
-from sb3_carracing.ppo.unpickling import read_pickle
+from sb3_carracing.ppo.saving.named_classes import ClassFinder
+from sb3_carracing.ppo.saving.unpickling import read_pickle
 from sb3_carracing.zoo.scripts import arguments_of, asks_for_help, script_of_rl_zoo3
 
 # What all_plots writes where there is no evaluation; a mean that it has computed has no decimals.

@@ -19,8 +19,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_carracing.errors import UserError
 from sb3_carracing.ppo.beta_ppo import BetaPPO
-from sb3_carracing.ppo.sb3_files import load_from_zip_file
-from sb3_carracing.ppo.vec_normalize import read_statistics, write_statistics
+from sb3_carracing.ppo.saving.sb3_files import load_from_zip_file
+from sb3_carracing.ppo.saving.vec_normalize import read_statistics, write_statistics
 from sb3_carracing.run_safety import DataLoader, check_wrappers, evaluate
 
 

@@ -71,7 +71,7 @@ def test_a_resume_goes_on_with_the_running_means_of_its_agent(tmp_path: Path) ->
     """rl-zoo3 keeps those of the end only, and reads them for every agent of the folder."""
     from stable_baselines3.common.env_util import make_vec_env
 
-    from sb3_carracing.ppo.vec_normalize import read_statistics
+    from sb3_carracing.ppo.saving.vec_normalize import read_statistics
 
     normalized = ["-params", "n_steps:32", "n_envs:2", "batch_size:32", "normalize:True"]
     train = ["train", "--env", "Pendulum-v1", "--eval-freq", "-1", "--save-freq", "64"]

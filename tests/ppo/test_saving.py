@@ -36,15 +36,15 @@ from sb3_carracing import BetaPPO
 from sb3_carracing.cli import main
 from sb3_carracing.converting import convert
 from sb3_carracing.errors import UserError
-from sb3_carracing.ppo import policies, saving
-from sb3_carracing.ppo.archives import Archive, read_file
-from sb3_carracing.ppo.named_classes import ClassFinder
-from sb3_carracing.ppo.plain_data import Decoder, Encoder
+from sb3_carracing.ppo import policies
 from sb3_carracing.ppo.policies import BetaActorCriticPolicy
-from sb3_carracing.ppo.sb3_files import load_sb3_agent, read_sb3_zip
-from sb3_carracing.ppo.schedules import schedule_as_data, schedule_from_data
-from sb3_carracing.ppo.unpickling import read_pickle
-from sb3_carracing.ppo.vec_normalize import read_statistics, write_statistics
+from sb3_carracing.ppo.saving.archives import Archive, read_file
+from sb3_carracing.ppo.saving.named_classes import ClassFinder
+from sb3_carracing.ppo.saving.plain_data import Decoder, Encoder
+from sb3_carracing.ppo.saving.sb3_files import load_sb3_agent, read_sb3_zip
+from sb3_carracing.ppo.saving.schedules import schedule_as_data, schedule_from_data
+from sb3_carracing.ppo.saving.unpickling import read_pickle
+from sb3_carracing.ppo.saving.vec_normalize import read_statistics, write_statistics
 
 VECTOR = spaces.Box(-1.0, 1.0, (3,))
 IMAGE = spaces.Box(0, 255, (3, 36, 36), dtype=np.uint8)
@@ -283,7 +283,7 @@ class TestRoundTrip:
     def test_no_pickle_in_what_is_written(self, tmp_path: Path) -> None:
         small(policy="CnnPolicy", env=AnySpaces(IMAGE, ACTION)).learn(32).save(tmp_path / "agent")
         archive = zipfile.ZipFile(tmp_path / "agent.zip")
-        assert set(archive.namelist()) == saving.ENTRIES
+        assert set(archive.namelist()) == writing.ENTRIES
         for name in archive.namelist():
             with pytest.raises(
                 (pickle.UnpicklingError, ValueError, EOFError, KeyError, IndexError, ImportError, AttributeError)
@@ -456,8 +456,12 @@ class TestClasses:
         "name",
         [
             *("os.system", "builtins.eval", "subprocess.Popen", "tests.nothing.Here", "torch.hub.load"),
-            *("stable_baselines3.common.save_util.load_from_pkl", "sb3_carracing.ppo.saving.os", "torch.nn.functional.relu"),
-            *("sb3_carracing.ppo.saving.Path", "stable_baselines3.nowhere.Policy", "", ".", "torch.nn", "torch.nn."),
+            *(
+                "stable_baselines3.common.save_util.load_from_pkl",
+                "sb3_carracing.ppo.saving.writing.os",
+                "torch.nn.functional.relu",
+            ),
+            *("sb3_carracing.ppo.saving.writing.Path", "stable_baselines3.nowhere.Policy", "", ".", "torch.nn", "torch.nn."),
         ],
     )
     def test_other_names(self, tmp_path: Path, name: str) -> None:
@@ -897,7 +901,7 @@ class TestArchives:
             load(tmp_path / "nowhere")
 
     def test_an_unpacked_limit(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("sb3_carracing.ppo.archives.MAX_FILE", 1000)
+        monkeypatch.setattr("sb3_carracing.ppo.saving.archives.MAX_FILE", 1000)
         with pytest.raises(UserError, match="larger than 1000 bytes"):
             read_file(file)
         assert "agent.json" in Archive(file.read_bytes(), "agent")

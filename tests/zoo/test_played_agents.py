@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_carracing import BetaPPO
 from sb3_carracing.cli import main
 from sb3_carracing.files import data_dir
-from sb3_carracing.ppo.vec_normalize import read_statistics
+from sb3_carracing.ppo.saving.vec_normalize import read_statistics
 from sb3_carracing.zoo import safe_files
 from sb3_carracing.zoo.played_agents import AskedAgent, options_for
 

@@ -14,8 +14,8 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_carracing.errors import UserError
-from sb3_carracing.ppo.named_classes import ClassFinder, dotted_name
-from sb3_carracing.ppo.schedules import schedule_as_data, schedule_from_data
+from sb3_carracing.ppo.saving.named_classes import ClassFinder, dotted_name
+from sb3_carracing.ppo.saving.schedules import schedule_as_data, schedule_from_data
 
 TAG = "$"
 MAX_DEPTH = 40

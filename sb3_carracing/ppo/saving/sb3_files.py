@@ -15,11 +15,11 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import FloatSchedule, get_device
 
 from sb3_carracing.errors import UserError
-from sb3_carracing.ppo.archives import Archive, read_file
-from sb3_carracing.ppo.named_classes import ClassFinder, passed_classes
-from sb3_carracing.ppo.plain_data import problem
-from sb3_carracing.ppo.unpickling import RefusedError, read_pickle
-from sb3_carracing.ppo.weights import check_all_finite
+from sb3_carracing.ppo.saving.archives import Archive, read_file
+from sb3_carracing.ppo.saving.named_classes import ClassFinder, passed_classes
+from sb3_carracing.ppo.saving.plain_data import problem
+from sb3_carracing.ppo.saving.unpickling import RefusedError, read_pickle
+from sb3_carracing.ppo.saving.weights import check_all_finite
 
 Algorithm = TypeVar("Algorithm", bound=BaseAlgorithm)
 _DAMAGED = (

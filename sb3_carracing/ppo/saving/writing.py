@@ -28,12 +28,12 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import get_system_info
 
 import sb3_carracing
-from sb3_carracing.ppo import vec_normalize
-from sb3_carracing.ppo.archives import write_archive
-from sb3_carracing.ppo.named_classes import dotted_name, passed_classes
-from sb3_carracing.ppo.plain_data import TAG, Encoder, NotDataError
 from sb3_carracing.ppo.policies import BETA_OPTIONS
-from sb3_carracing.ppo.weights import optimizer_as_data, tensors_as_bytes
+from sb3_carracing.ppo.saving import vec_normalize
+from sb3_carracing.ppo.saving.archives import write_archive
+from sb3_carracing.ppo.saving.named_classes import dotted_name, passed_classes
+from sb3_carracing.ppo.saving.plain_data import TAG, Encoder, NotDataError
+from sb3_carracing.ppo.saving.weights import optimizer_as_data, tensors_as_bytes
 
 FORMAT = "sb3-carracing agent"
 FORMAT_VERSION = 1

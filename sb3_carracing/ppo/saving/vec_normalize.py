@@ -12,11 +12,11 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_carracing.errors import UserError
-from sb3_carracing.ppo.archives import Archive, read_file, write_archive
-from sb3_carracing.ppo.named_classes import ClassFinder
-from sb3_carracing.ppo.plain_data import UNREADABLE, Decoder, Encoder, problem
-from sb3_carracing.ppo.unpickling import RefusedError, read_pickle
-from sb3_carracing.ppo.weights import read_arrays
+from sb3_carracing.ppo.saving.archives import Archive, read_file, write_archive
+from sb3_carracing.ppo.saving.named_classes import ClassFinder
+from sb3_carracing.ppo.saving.plain_data import UNREADABLE, Decoder, Encoder, problem
+from sb3_carracing.ppo.saving.unpickling import RefusedError, read_pickle
+from sb3_carracing.ppo.saving.weights import read_arrays
 
 FORMAT = "sb3-carracing running means"
 _OPTIONS = ("training", "norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon", "norm_obs_keys")

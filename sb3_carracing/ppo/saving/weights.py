@@ -10,8 +10,8 @@ import safetensors.torch
 import torch as th
 
 from sb3_carracing.errors import UserError
-from sb3_carracing.ppo.archives import Archive
-from sb3_carracing.ppo.plain_data import Decoder
+from sb3_carracing.ppo.saving.archives import Archive
+from sb3_carracing.ppo.saving.plain_data import Decoder
 
 Tensors = dict[str, th.Tensor]
 _UNREADABLE = (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OverflowError)

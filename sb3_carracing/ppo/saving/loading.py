@@ -20,13 +20,12 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import check_for_correct_spaces, get_system_info
 
 from sb3_carracing.errors import UserError
-from sb3_carracing.ppo import sb3_files
-from sb3_carracing.ppo.archives import Archive, read_file
-from sb3_carracing.ppo.named_classes import ClassFinder, dotted_name, is_from, passed_classes
-from sb3_carracing.ppo.plain_data import TAG, UNREADABLE, Decoder, problem
 from sb3_carracing.ppo.policies import BetaActorCriticPolicy
-from sb3_carracing.ppo.saving import ENTRIES, FORMAT, FORMAT_VERSION, STATE, policy_options
-from sb3_carracing.ppo.weights import (
+from sb3_carracing.ppo.saving import sb3_files
+from sb3_carracing.ppo.saving.archives import Archive, read_file
+from sb3_carracing.ppo.saving.named_classes import ClassFinder, dotted_name, is_from, passed_classes
+from sb3_carracing.ppo.saving.plain_data import TAG, UNREADABLE, Decoder, problem
+from sb3_carracing.ppo.saving.weights import (
     check_all_finite,
     check_optimizer,
     check_weights,
@@ -34,6 +33,7 @@ from sb3_carracing.ppo.weights import (
     read_arrays,
     read_tensors,
 )
+from sb3_carracing.ppo.saving.writing import ENTRIES, FORMAT, FORMAT_VERSION, STATE, policy_options
 
 _KEYS = {
     *("format", "version", "libraries", "algorithm", "policy", "observation_space", "action_space"),

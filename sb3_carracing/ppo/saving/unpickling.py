@@ -23,8 +23,8 @@ from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 
 from sb3_carracing.errors import UserError
-from sb3_carracing.ppo.named_classes import ClassFinder
-from sb3_carracing.ppo.plain_data import (
+from sb3_carracing.ppo.saving.named_classes import ClassFinder
+from sb3_carracing.ppo.saving.plain_data import (
     BIT_GENERATORS,
     MAX_DEPTH,
     UNREADABLE,
@@ -33,7 +33,7 @@ from sb3_carracing.ppo.plain_data import (
     plain_dtype,
     problem,
 )
-from sb3_carracing.ppo.schedules import ProportionalSchedule
+from sb3_carracing.ppo.saving.schedules import ProportionalSchedule
 
 _SCALARS = {f"numpy.{name}" for name in ("bool", "bool_", *(f"{sign}int{8 << n}" for sign in ("", "u") for n in range(4)))}
 _SCALARS |= {f"numpy.float{bits}" for bits in (16, 32, 64)}
@@ -318,7 +318,7 @@ _MAKERS: dict[str, Callable[[_Maker, _Note], Any]] = {
     ),
     "stable_baselines3.common.running_mean_std.RunningMeanStd": _attributes(RunningMeanStd, "mean", "var", "count"),
     "stable_baselines3.common.vec_env.vec_normalize.VecNormalize": vec_normalize_state,
-    "sb3_carracing.ppo.schedules.ProportionalSchedule": _schedule(ProportionalSchedule, "initial_value"),
+    "sb3_carracing.ppo.saving.schedules.ProportionalSchedule": _schedule(ProportionalSchedule, "initial_value"),
     **{f"numpy.{core}.numeric._frombuffer": lambda make, note: _array(*make.make(note.args)) for core in ("_core", "core")},
     **{f"numpy.{core}.multiarray._reconstruct": _array_from_state for core in ("_core", "core")},
     **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("_core", "core")},

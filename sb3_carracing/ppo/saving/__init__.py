@@ -1,0 +1,1 @@
+"""Agents as files: written without pickle, and read without running what a file says."""

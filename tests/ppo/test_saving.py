@@ -38,6 +38,7 @@ from sb3_carracing.converting import convert
 from sb3_carracing.errors import UserError
 from sb3_carracing.ppo import policies
 from sb3_carracing.ppo.policies import BetaActorCriticPolicy
+from sb3_carracing.ppo.saving import writing
 from sb3_carracing.ppo.saving.archives import Archive, read_file
 from sb3_carracing.ppo.saving.named_classes import ClassFinder
 from sb3_carracing.ppo.saving.plain_data import Decoder, Encoder

@@ -19,7 +19,7 @@ from sb3_carracing.files import write_atomically
 
 MAX_FILE = 4 << 30
 """Largest archive that is read [bytes]."""
-MAX_ENTRIES = 200
+MAX_ENTRIES = 2_000
 MAX_JSON = 64 << 20
 # What is written here and by SB3 is not compressed, but somebody may have packed it anew. Weights hardly shrink.
 _MAX_RATIO = 8

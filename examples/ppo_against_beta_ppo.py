@@ -12,7 +12,7 @@ from sb3_carracing.ppo.policies import GaussianCnnPolicy
 
 
 def views(env: gym.Env) -> gym.Env:
-    """Four frames a decision, grey pictures, the last four of them."""
+    """Four frames a decision, gray pictures, the last four of them."""
     return FrameStackObservation(Grayscale(ActionRepeat(env, frame_skip=4)), stack_size=4)
 
 

@@ -176,7 +176,7 @@ def evaluate(
         seeds: random seeds of the tracks, for `reset`.
         actions: "deterministic" (the model's own default), "sample", or "mean" or "mode" where the policy has both.
         n_envs: number of environments; above 1 they run in worker processes.
-        wrap_vec_env: wraps the vectorised environment, see `Pipeline.wrap_vec_env`.
+        wrap_vec_env: wraps the vectorized environment, see `Pipeline.wrap_vec_env`.
         progress: show a progress bar.
 
     Raises:
@@ -332,13 +332,13 @@ def _seed_sampling(model: Any, seed: int, step: int) -> None:
 
 
 def summarize(results: Sequence[EpisodeResult]) -> Summary:
-    """Summarise episodes. The interval of the mean is the percentile bootstrap of 10,000 draws, seeded.
+    """Summarize episodes. The interval of the mean is the percentile bootstrap of 10,000 draws, seeded.
 
     Raises:
         UserError: there is no episode.
     """
     if not results:
-        raise UserError("there is no episode to summarise")
+        raise UserError("there is no episode to summarize")
     scores = np.array([result.score for result in results])
     draws = np.random.default_rng(0).choice(scores, (10_000, len(scores))).mean(axis=1)
     low, high = np.percentile(draws, [2.5, 97.5])

@@ -1,7 +1,7 @@
-"""What stands between an environment and its agent: wrappers, stacking, normalisation.
+"""What stands between an environment and its agent: wrappers, stacking, normalization.
 
 A `Pipeline` describes it, `pipeline_env` builds the environment from it, and `wrap_alike` repeats what is around a
-training's vectorised environment.
+training's vectorized environment.
 """
 
 import copy
@@ -65,8 +65,8 @@ class Pipeline:
         env_id: environment id, for `gymnasium.make`.
         env_kwargs: keywords for `gymnasium.make`.
         wrappers: wrappers around each environment, innermost first.
-        vec_wrappers: wrappers around the vectorised environment, innermost first.
-        normalize: the run's vecnormalize.pkl; None if the run does not normalise.
+        vec_wrappers: wrappers around the vectorized environment, innermost first.
+        normalize: the run's vecnormalize.pkl; None if the run does not normalize.
         frame_stack: number of observations that `VecFrameStack` stacks; None for no stacking.
         trust: whether the file of running means may run code.
     """
@@ -80,16 +80,16 @@ class Pipeline:
     trust: bool = field(default=False, compare=False)
 
     def wrap_vec_env(self, venv: VecEnv) -> VecEnv:
-        """Wrap a vectorised environment in rl-zoo3's order, with frozen running means.
+        """Wrap a vectorized environment in rl-zoo3's order, with frozen running means.
 
         Raises:
-            UserError: the run normalises, and the file of its running means is missing or cannot be read.
+            UserError: the run normalizes, and the file of its running means is missing or cannot be read.
         """
         for wrapper in self.vec_wrappers:
             venv = wrapper(venv)
         if self.normalize is not None:
             if not self.normalize.is_file():
-                raise UserError(f"the run normalises, but its statistics {self.normalize} are missing")
+                raise UserError(f"the run normalizes, but its statistics {self.normalize} are missing")
             venv = read_statistics(self.normalize, venv, self.trust)
             venv.training = False
             venv.norm_reward = False
@@ -220,7 +220,7 @@ def pipeline_env(
         views += [
             WrapperCall(view.entry_point, dict(view.kwargs or {})) for view in spec.additional_wrappers if view != FRAME_LIMIT
         ]
-        # Colours and the share of tiles that makes a lap are stock's as well: scores have to be comparable.
+        # Colors and the share of tiles that makes a lap are stock's as well: scores have to be comparable.
         spec, kwargs = env_spec(STOCK_ID if renderer == "stock" else FAST_ID), {"continuous": kwargs.get("continuous", True)}
     if render_mode is not None:
         kwargs["render_mode"] = render_mode
@@ -248,7 +248,7 @@ def is_car_racing(spec: EnvSpec) -> bool:
 
 
 def wrap_alike(training: VecEnv, venv: VecEnv, calls: Sequence[WrapperCall] = ()) -> VecEnv:
-    """Wrap a vectorised environment like a training's, with frozen running means.
+    """Wrap a vectorized environment like a training's, with frozen running means.
 
     Args:
         training: the training's environment; `not_repeated` names the wrappers of it that are left out.

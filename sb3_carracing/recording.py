@@ -92,7 +92,7 @@ def with_caption(image: Image.Image, caption: str) -> Image.Image:
 def write_gif(frames: Sequence[np.ndarray], file: Path) -> None:
     """Write images `(height, width, 3)` uint8 that are `GIF_EVERY` frames apart.
 
-    If the file grows past `GIF_LIMIT`, it gets fewer colours, then fewer images.
+    If the file grows past `GIF_LIMIT`, it gets fewer colors, then fewer images.
     """
     images = [Image.fromarray(frame) for frame in frames]
     for n_colors, step in ((64, 1), (32, 1), (32, 2), (16, 4)):
@@ -190,7 +190,7 @@ def split_images(observation: np.ndarray) -> list[np.ndarray]:
         observation: one image, a stack along a new first axis (gymnasium), or along the last one (SB3's VecFrameStack).
 
     Returns:
-        Images `(height, width)` if grey, `(height, width, 3)` if in colour.
+        Images `(height, width)` if gray, `(height, width, 3)` if in color.
 
     Raises:
         UserError: the observation holds no images.

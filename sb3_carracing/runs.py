@@ -3,11 +3,11 @@
 logs/<algo>/<env-id>_<N>/            the run
     <env-id>.zip                     the last agent
     best_model.zip                   the best agent in validation
-    best_model_vecnormalize.pkl      its running means, if the run normalised
+    best_model_vecnormalize.pkl      its running means, if the run normalized
     rl_model_<steps>_steps.zip       checkpoints
     rl_model_vecnormalize_<steps>_steps.pkl      their running means
     <env-id>/config.yml, args.yml    hyperparameters and command line
-    <env-id>/vecnormalize.pkl        running means, if the run normalised
+    <env-id>/vecnormalize.pkl        running means, if the run normalized
 """
 
 import re

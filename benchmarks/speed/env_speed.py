@@ -7,8 +7,8 @@ themselves; medians and quartiles of the rounds are printed. Before, all play an
 16 more, which fill their tables of digits and wheels. Two clocks: the time that passes, and the processor's time of the
 process, which other programs disturb less.
 
-Gymnasium and EnvPool draw every frame, and their grey would be an extra conversion of 0.01 ms a decision: they are timed
-in colour, and our grey and our colour are both held against that.
+Gymnasium and EnvPool draw every frame, and their gray would be an extra conversion of 0.01 ms a decision: they are timed
+in color, and our gray and our color are both held against that.
 
 Without EnvPool in this environment, give a Python that has it:
 
@@ -20,7 +20,7 @@ Box2D's machine code, and six tenths solve the joints of the four wheels, 180 ti
 these 720 steps needs the result of the one before, and fewer change the last bits: they end in cycles, not in a fixed point,
 and none of 13 numbers from 60 to 179 gave the same as 180 for more than 30 frames. The rest of a frame, 0.008 ms, is the
 Python of wheels, contacts and rewards. A reset takes 2.2 ms without and 3.1 ms with the texture: 0.5 ms of arithmetic, 0.6
-for 280 fixtures in Box2D, 0.4 to draw the road, 0.4 for Box2D's first frame. A grey observation takes 0.02 ms in a loop there,
+for 280 fixtures in Box2D, 0.4 to draw the road, 0.4 for Box2D's first frame. A gray observation takes 0.02 ms in a loop there,
 but 0.04 to 0.05 among other work, when Box2D has had the processor's caches.
 """
 

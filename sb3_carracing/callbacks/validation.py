@@ -47,7 +47,7 @@ _MONITOR = f"{Monitor.__module__}:{Monitor.__name__}"
 class ValidationCallback(RunCallback):
     """Play the same validation tracks at regular intervals and keep the best agent.
 
-    It writes evaluations.csv, and best_model.zip with, where the training normalises, the agent's running means in
+    It writes evaluations.csv, and best_model.zip with, where the training normalizes, the agent's running means in
     best_model_vecnormalize.pkl. evaluations.npz holds every episode's score and length as SB3's EvalCallback stores them,
     for rl-zoo3's all_plots. It logs `eval/mean_score`, `eval/laps_finished` and `eval/best_mean_score`.
 
@@ -155,7 +155,7 @@ class ValidationCallback(RunCallback):
             self.logger.dump(self.model.num_timesteps)
 
     def _environment(self) -> tuple[EnvFactory, VecWrapper | None, Path | None]:
-        """Return the environment's factory, its vectorised wrappers, and the file that these read running means from."""
+        """Return the environment's factory, its vectorized wrappers, and the file that these read running means from."""
         in_run_of_rl_zoo3 = self.run_dir is not None and any(self.run_dir.glob("*/config.yml"))
         if self._make_env is None and in_run_of_rl_zoo3:
             assert self.run_dir is not None

@@ -37,7 +37,7 @@ Result = TypeVar("Result")
 
 
 def to_gray(rgb: Observation) -> Observation:
-    """Turn an RGB observation (H, W, 3) into grey (H, W) as OpenCV does: 0.299 R + 0.587 G + 0.114 B, rounded."""
+    """Turn an RGB observation (H, W, 3) into gray (H, W) as OpenCV does: 0.299 R + 0.587 G + 0.114 B, rounded."""
     return np.asarray(cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY), dtype=np.uint8)
 
 
@@ -77,7 +77,7 @@ class Asked:
 
 
 class CarRacing(stock.CarRacing):
-    """Gymnasium's CarRacing with action repeat, greyscale and training rules inside the frame loop.
+    """Gymnasium's CarRacing with action repeat, grayscale and training rules inside the frame loop.
 
     With the defaults every reward, end, car state and random number is stock `CarRacing-v3`'s. The environment itself
     truncates an episode at frame 1000, in the middle of a repeat too, so no TimeLimit belongs around it.
@@ -91,7 +91,7 @@ class CarRacing(stock.CarRacing):
         render_mode: As in gymnasium: None, "human", "rgb_array" (for people) or "state_pixels" (what the agent sees).
         verbose: Print track generation.
         lap_complete_percent: See gymnasium. In its version 1.4.0 it has no effect.
-        domain_randomize: New colours at every reset.
+        domain_randomize: New colors at every reset.
         continuous: Actions (3,) of steering in [-1, 1] and gas and brake in [0, 1]. Otherwise gymnasium's five discrete ones.
         frame_skip: Physics frames per step, at least 1. Rewards are summed, and one observation is drawn.
         grayscale: Observations (96, 96) uint8 instead of (96, 96, 3).
@@ -147,7 +147,7 @@ class CarRacing(stock.CarRacing):
         this = weakref.proxy(self)
         self._frame = Frame(lambda: this.observation(grayscale=False))
         self._inside_frame = False
-        self._drawn: dict[bool, Observation] = {}  # observations of this frame, in colour and in grey
+        self._drawn: dict[bool, Observation] = {}  # observations of this frame, in color and in gray
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
         """Make a new track and return the first observation and `{"frames": ..., "score": ...}`."""
@@ -177,7 +177,7 @@ class CarRacing(stock.CarRacing):
         """Return the observation of this moment, drawn when somebody asks for it first.
 
         Args:
-            grayscale: In grey (96, 96) or in colour (96, 96, 3); None for the environment's own.
+            grayscale: In gray (96, 96) or in color (96, 96, 3); None for the environment's own.
         """
         grayscale = self.grayscale if grayscale is None else grayscale
         if grayscale not in self._drawn:

@@ -21,7 +21,7 @@ def _wrapper(name: str, module: str = _WRAPPERS, **kwargs: Any) -> WrapperSpec:
 FRAME_LIMIT = _wrapper("FrameLimit")
 _STACK_4 = _wrapper("FrameStackObservation", "gymnasium.wrappers", stack_size=4, padding_type="reset")
 
-# Both source projects judge grass by the colours of every frame, as gymnasium draws it: hence the stock renderer.
+# Both source projects judge grass by the colors of every frame, as gymnasium draws it: hence the stock renderer.
 _IDS = {
     "CarRacingFast-v3": _Id({}, ()),
     "CarRacingBlog-v3": _Id(

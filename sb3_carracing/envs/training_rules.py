@@ -233,7 +233,7 @@ class Lap:
     """How far a car has come along its lap, and where it has left out tiles.
 
     A tile counts as left out when no wheel has touched it and the foremost wheel is `_LAG` tiles further: until then a
-    rear wheel may still touch it. Neighbouring tiles left out are one gap. The first missed tile costs a lap its finish,
+    rear wheel may still touch it. Neighboring tiles left out are one gap. The first missed tile costs a lap its finish,
     the next ones only their own points.
 
     Args:

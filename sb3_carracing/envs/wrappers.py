@@ -119,10 +119,10 @@ class ActionRepeat(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
 
 class Grayscale(gym.ObservationWrapper[Observation, Any, Any], RecordConstructorArgs):
-    """Turn observations (H, W, 3) into grey (H, W): 0.299 R + 0.587 G + 0.114 B, the weights of both source projects.
+    """Turn observations (H, W, 3) into gray (H, W): 0.299 R + 0.587 G + 0.114 B, the weights of both source projects.
 
     Gymnasium's own `GrayscaleObservation` has other weights (0.2125, 0.7154, 0.0721). Around this package's `CarRacing` the
-    environment draws in grey instead of in colour.
+    environment draws in gray instead of in color.
 
     Example:
         >>> env = Grayscale(gym.make("CarRacing-v3"))
@@ -138,21 +138,21 @@ class Grayscale(gym.ObservationWrapper[Observation, Any, Any], RecordConstructor
         self.observation_space = spaces.Box(0, 255, space.shape[:2], np.uint8)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
-        """Return the first observation in grey."""
+        """Return the first observation in gray."""
         if self._car_racing is None:
             return super().reset(seed=seed, options=options)
         _, info = self._car_racing.asked.during("drawn", False, self.env.reset, seed=seed, options=options)
         return self._car_racing.observation(grayscale=True), info
 
     def step(self, action: Any) -> Step:
-        """Return what `env` returns, the observation in grey."""
+        """Return what `env` returns, the observation in gray."""
         if self._car_racing is None:
             return super().step(action)
         _, reward, terminated, truncated, info = self._car_racing.asked.during("drawn", False, self.env.step, action)
         return self._car_racing.observation(grayscale=True), reward, terminated, truncated, info
 
     def observation(self, observation: Observation) -> Observation:
-        """Return the observation in grey (H, W)."""
+        """Return the observation in gray (H, W)."""
         return to_gray(observation)
 
 

@@ -25,7 +25,7 @@ DeterministicAction: TypeAlias = Literal["mean", "mode"]
 # In float32 a sample mapped to the bounds can equal a bound, where the log-probability is -inf. The same clamp
 # serves the rollout (which samples) and the update (which maps actions back).
 UNIT_MARGIN = 1e-6
-# Beyond these the parameterisations only overflow: softplus is linear, exp(30) is 1e13.
+# Beyond these the parameterizations only overflow: softplus is linear, exp(30) is 1e13.
 _RAW_LIMIT = {"softplus": 1e6, "exp": 30.0, "mode": 1e6}
 # alpha - 1 and beta - 1 of an untrained softplus head, whose outputs are about zero: ln 2.
 _INITIAL_EXCESS = float(np.log(2.0))
@@ -137,7 +137,7 @@ class BetaDistribution(Distribution):
             Self, with `alpha` and `beta` of shape `(n_batch, n_actions)`.
 
         Raises:
-            ValueError: If an output is NaN. This is checked wherever it costs no host synchronisation, but not in
+            ValueError: If an output is NaN. This is checked wherever it costs no host synchronization, but not in
                 `torch.export`.
         """
         looks = (params.device.type == "cpu" or not th.is_grad_enabled()) and not th.compiler.is_exporting()

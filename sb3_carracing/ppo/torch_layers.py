@@ -123,7 +123,7 @@ class Convolution(nn.Conv2d):
 class BlogCNN(ImageExtractor):
     """The network of the blog implementation: six convolutions that reduce 96 x 96 images to 256 numbers.
 
-    Its input is `x / 128 - 1` for grey levels x in [0, 255]. Its initial weights are Xavier-uniform with the gain of ReLU,
+    Its input is `x / 128 - 1` for gray levels x in [0, 255]. Its initial weights are Xavier-uniform with the gain of ReLU,
     its biases 0.1. Images larger than 96 x 96 give a multiple of 256 features. Actor and critic have a hidden layer of
     100 units each.
 
@@ -172,8 +172,8 @@ class BlogCNN(ImageExtractor):
         """
         if observations.dtype == th.uint8:
             # Flipping the highest bit of x gives x - 128 as a signed byte.
-            grey = (observations ^ 128).view(th.int8)
-            scaled = grey.to(self._compute_dtype(), memory_format=th.channels_last).mul_(1.0 / 128.0)
+            gray = (observations ^ 128).view(th.int8)
+            scaled = gray.to(self._compute_dtype(), memory_format=th.channels_last).mul_(1.0 / 128.0)
         else:
             # SB3 has divided by 255; the blog's range is [-1, 0.992].
             scaled = observations * (255.0 / 128.0) - 1.0

@@ -1,7 +1,7 @@
 """The part of CarRacing's physics that gymnasium computes in Python, faster and equal to the last bit.
 
 `FastCar` takes the place of gymnasium's `Car`, `Ground` that of one body per tile, and `TileContacts` that of its contact
-listener. The formulas and their order are gymnasium's (MIT licence, see LICENSE.gymnasium in this folder).
+listener. The formulas and their order are gymnasium's (MIT license, see LICENSE.gymnasium in this folder).
 
 Box2D's objects answer slowly through their Python properties: `wheel.linearVelocity[0]` makes a vector object and calls two
 methods. The vectors and rotations of a body stay views of the body. So they are fetched once, at reset, and read through
@@ -220,8 +220,8 @@ class Ground:
 
         Args:
             polygons: The tiles' corners.
-            colors: The tiles' colours.
-            for_hull: Report the touch of the hull, too. It only evens out the colour of a tile, which is a sensor: motion,
+            colors: The tiles' colors.
+            for_hull: Report the touch of the hull, too. It only evens out the color of a tile, which is a sensor: motion,
                 visits and rewards are the same without. The wheels reach nearly as far, so a tile's shade then changes, by
                 2 or 5 levels, half a unit later, or not at all where only the hull slides over it.
         """
@@ -270,7 +270,7 @@ class TileContacts(stock.FrictionDetector):
     Args:
         env: The gymnasium `CarRacing` that it counts tiles for.
         tiles: The tiles of its new track, by the addresses of their fixtures.
-        on_touch: Called with the number of a tile whose colour changes, because the car touches it for the first time.
+        on_touch: Called with the number of a tile whose color changes, because the car touches it for the first time.
     """
 
     def __init__(self, env: Any, tiles: dict[int, Tile], on_touch: Callable[[int], None] | None) -> None:

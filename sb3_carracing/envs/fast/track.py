@@ -1,7 +1,7 @@
 """CarRacing's track generation, three times as fast as gymnasium's and equal to the last bit.
 
 A car that steers for twelve random checkpoints is followed for some laps, and its last whole lap is the road. The algorithm
-and the order of its arithmetic are gymnasium's (MIT licence, see LICENSE.gymnasium in this folder), on plain floats.
+and the order of its arithmetic are gymnasium's (MIT license, see LICENSE.gymnasium in this folder), on plain floats.
 """
 
 import math

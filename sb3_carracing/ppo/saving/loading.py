@@ -58,7 +58,7 @@ Model = TypeVar("Model", bound=BaseAlgorithm)
 class _Agent:
     """What a file says.
 
-    data: attributes of the model by name. options: of the policy, beyond `policy_kwargs`. states: weights and optimiser.
+    data: attributes of the model by name. options: of the policy, beyond `policy_kwargs`. states: weights and optimizer.
     names: every attribute that the file has, also those that the caller brings.
     """
 
@@ -251,7 +251,7 @@ def _set_up(file: str, model: Any, agent: _Agent, of_caller: dict[str, Any]) -> 
     """Build the model's policy with the options that the file names beyond `policy_kwargs`."""
     if set(agent.states) != {"policy", "policy.optimizer"}:
         found = ", ".join(sorted(agent.states)) or "nothing"
-        raise UserError(f"{file} must hold the weights of a policy and its optimiser, got {found:.200}")
+        raise UserError(f"{file} must hold the weights of a policy and its optimizer, got {found:.200}")
     given = model.policy_kwargs
     model.policy_kwargs = {**_accepted(model, agent.options), **given}
     # Classes that the caller passed or trusts may do anything.
@@ -308,7 +308,7 @@ def _without_memory(file: str, model: Any) -> th.nn.Module:
 
 
 def read_parameters(path: str | Path | io.BufferedIOBase, device: th.device | str) -> dict[str, Any]:
-    """Return the weights and optimiser state in an agent's file, for `set_parameters`; `UserError` if they are damaged."""
+    """Return the weights and optimizer state in an agent's file, for `set_parameters`; `UserError` if they are damaged."""
     archive = Archive(*read_file(path))
     if not is_own_format(archive):
         states = sb3_files.read_states(archive, device)

@@ -58,7 +58,7 @@ class ClassFinder:
         return name in self.passed or is_from(TRUSTED_PACKAGES, name)
 
     def __call__(self, name: str) -> type:
-        """Return the class of that dotted name: a policy, a module, an optimiser, a buffer or action noise.
+        """Return the class of that dotted name: a policy, a module, an optimizer, a buffer or action noise.
 
         Raises:
             UserError: the class is not admitted, does not exist, or is none of these.

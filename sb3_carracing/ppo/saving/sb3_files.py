@@ -29,7 +29,7 @@ _DAMAGED = (
 
 
 def read_sb3_zip(path: str | Path | io.BufferedIOBase, trust: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what a zip file of SB3's holds: its settings by name, and weights and optimiser states by name.
+    """Return what a zip file of SB3's holds: its settings by name, and weights and optimizer states by name.
 
     Args:
         path: the file of any algorithm of SB3 or sb3-contrib.
@@ -83,7 +83,7 @@ def _read_entry(key: str, value: Any, find_class: ClassFinder) -> Any:
 
 
 def read_states(archive: Archive, device: th.device | str) -> dict[str, Any]:
-    """Return weights and optimiser states by name ("policy", "policy.optimizer"); `UserError` if one is damaged or NaN."""
+    """Return weights and optimizer states by name ("policy", "policy.optimizer"); `UserError` if one is damaged or NaN."""
     states = {}
     for entry in archive.entries:
         name, _, suffix = entry.rpartition(".")

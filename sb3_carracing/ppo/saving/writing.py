@@ -6,7 +6,7 @@ agent.json              format version, library versions, policy class and every
                         the algorithm, schedules, counters, running means of VecNormalize
 arrays.safetensors      arrays that agent.json refers to
 policy.safetensors      weights
-optimizer.safetensors   the optimiser's state
+optimizer.safetensors   the optimizer's state
 system_info.txt         what SB3 says about the machine
 """
 

@@ -4,8 +4,8 @@ Gymnasium draws it into a 1000 x 800 window and shrinks that to 96 x 96. The str
 12 x 96 pixels here. Bars end on whole window pixels and scores are whole numbers, so every state of a bar and every score is
 shrunk once and looked up from then on.
 
-Score and upright bars stand side by side at the left, and neighbors share at most a column of pixels. They are kept as whole
-numbers whose bytes are pixels. A dashboard then takes 6 us to draw; with sums of arrays it takes 15.
+The score and the upright bars are side by side on the left, and neighbors share at most one column of pixels. They are stored
+as integers whose bytes are pixels. Drawing a dashboard takes 6 us this way, and 15 us with sums of arrays.
 """
 
 import math
@@ -180,7 +180,7 @@ def _score(text: str, grayscale: bool) -> Strip:
     pygame.font.init()
     try:
         digits = _font().render(text, True, (255, 255, 255), (0, 0, 0))
-    except pygame.error:  # somebody has called pygame.quit(), as gymnasium does when a window closes
+    except pygame.error:  # pygame.quit() was called, as gymnasium does when a window closes
         _font.cache_clear()
         digits = _font().render(text, True, (255, 255, 255), (0, 0, 0))
     place = digits.get_rect()

@@ -72,7 +72,7 @@ class Texture:
         self.texels.reshape(PATCHES // 2, *rows.shape)[:] = rows
 
     def _restore_patches(self, field: Level, grass: Level) -> None:
-        """Paint the patches of the field that the last road covered, about a tenth of all."""
+        """Repaint the patches of the field that the last road covered, about a tenth of all patches."""
         last = self._patch - 1
         for column, row in self._covered.tolist():
             corner = (column * self._patch, row * self._patch)

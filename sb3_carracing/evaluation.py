@@ -229,8 +229,8 @@ def check_pipeline(model: Any, make_env: EnvFactory, wrap_vec_env: VecWrapper | 
             _seeded_vec_env(make_env, range(n_envs), n_envs, wrap_vec_env).close()
         except _WORKERS_ENDED as error:
             raise UserError(
-                f"the {n_envs} environments of the evaluation do not start in worker processes: use n_envs=1, or put your "
-                f"script's code under `if __name__ == '__main__':` ({str(error).partition(chr(10))[0] or type(error).__name__})"
+                f"the {n_envs} evaluation environments do not start in worker processes: use n_envs=1, or put the "
+                f"script under `if __name__ == '__main__':` ({str(error).partition(chr(10))[0] or type(error).__name__})"
             ) from error
 
 

@@ -87,7 +87,7 @@ class Clock:
 
 
 def work(variant: str, args: argparse.Namespace, remote: Connection) -> None:
-    """Learn from one rollout whenever told to and send back where the seconds went."""
+    """Learn from one rollout per request and send back the seconds per part."""
     model = build(variant, args)
     clock = Clock()
     clock.watch(model.env, "step", "environment")

@@ -12,9 +12,9 @@ class CompactRolloutBuffer(RolloutBuffer):
     """SB3's `RolloutBuffer`, with the same minibatches for the same seed, in half the memory.
 
     SB3's buffer allocates new arrays for every rollout. Before the first minibatch it copies them from
-    `(n_steps, n_envs, ...)` to `(n_envs * n_steps, ...)`. This buffer keeps its arrays and picks minibatches from the order in which the rollout was
-    written. On a device other than the CPU it uploads the rollout once, before the first minibatch. It uploads the arrays in
-    their own dtypes, so images stay bytes. Each epoch then uploads only its permutation.
+    `(n_steps, n_envs, ...)` to `(n_envs * n_steps, ...)`. This buffer keeps its arrays and picks minibatches from the order in
+    which the rollout was written. On a device other than the CPU it uploads the rollout once, before the first minibatch. It
+    uploads the arrays in their own dtypes, so images stay bytes. Each epoch then uploads only its permutation.
 
     The arrays keep their shape `(n_steps, n_envs, ...)` after `get`, whereas SB3's are flat from then on. Overriding
     `_get_samples` has no effect, since it is not used.

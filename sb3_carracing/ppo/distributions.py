@@ -49,9 +49,10 @@ class BetaDistribution(Distribution):
 
     With alpha, beta >= 1 no mass gathers at a bound, which bang-bang control needs. A `margin` above 0 widens the support and
     moves the mass beyond a bound to the bound. The distribution is then a mixture of a density within the bounds and an atom
-    at each bound. Log-probability, entropy and KL divergence are those of the mixture. Their reference measure is length within
-    the bounds and counting at the bounds. Fujita & Maeda 2018, "Clipped Action Policy Gradient", do this for a Gaussian.
-    `alpha`, `beta` and `concentration` are the wider Beta's, and so are mean and mode before they are clipped to the bounds.
+    at each bound. Log-probability, entropy and KL divergence are those of the mixture. Their reference measure is length
+    within the bounds and counting at the bounds. Fujita & Maeda 2018, "Clipped Action Policy Gradient", do this for a
+    Gaussian. `alpha`, `beta` and `concentration` are the wider Beta's, and so are mean and mode before they are clipped to the
+    bounds.
 
     Args:
         action_space: Finite Box; every dimension has its own bounds.

@@ -125,7 +125,6 @@ def draw(file: Path, names: Sequence[str], results: Path = RESULTS) -> None:
 
 def rendered(page: str, results: Path = RESULTS) -> str:
     """Return a page with all of its tables and links to figures made anew."""
-
     values = measured(results)
 
     def fill(block: re.Match[str]) -> str:

@@ -79,10 +79,10 @@ def load_agent(
     trust: bool = False,
     **kwargs: Any,
 ) -> Model:
-    """Load an agent of this package's format or of SB3's; arguments as those of SB3's `load`.
+    """Load an agent in this package's or SB3's format; the arguments are those of SB3's `load`, and `trust`.
 
-    Args:
-        trust: import classes from anywhere, and of an SB3 file, unpickle what is not on the list: both run code.
+    With `trust`, classes are imported from anywhere, and SB3 files may hold pickled objects outside the allowlist. Both run
+    code from the file.
 
     Raises:
         UserError: the file is damaged, does not fit, or needs trust; nothing of it has been run.

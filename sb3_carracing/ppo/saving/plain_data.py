@@ -49,7 +49,7 @@ class Encoder:
         self.arrays: dict[str, np.ndarray] = {}
 
     def __call__(self, name: str, value: Any) -> Any:
-        """Return a value as JSON data; `name` is what its arrays are called.
+        """Return a value as JSON data; `name` is the name of its arrays.
 
         Raises:
             NotDataError: it holds an object of an unknown kind.
@@ -149,7 +149,7 @@ class Encoder:
 
 
 class Decoder:
-    """Turns what `Encoder` wrote into values.
+    """Turns data that `Encoder` wrote into values.
 
     Args:
         arrays: the arrays by name.

@@ -1,8 +1,8 @@
 """Read SB3's pickles without running them.
 
-SB3 writes an agent's settings with cloudpickle, and whoever unpickles them runs what the file says. Here a pickle is read
-in two steps. The first one notes which classes and functions the pickle names and with what arguments it would call them;
-it calls none, and refuses names that are not on the list below. The second one makes the values from these notes, by
+SB3 writes an agent's settings with cloudpickle, and unpickling them runs code from the file. Here a pickle is read in two
+steps. The first step notes which classes and functions the pickle names, and with what arguments it would call them. It
+calls none of them and refuses names that are not on the list below. The second step makes the values from these notes, with
 functions of this package that check the arguments.
 """
 

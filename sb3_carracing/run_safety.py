@@ -166,7 +166,7 @@ def _value(node: ast.expr, modules: tuple[str, ...]) -> Any:
         return {_value(key, modules): _value(item, modules) for key, item in zip(node.keys, node.values, strict=True) if key}
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict" and not node.args:
         if any(keyword.arg is None for keyword in node.keywords):
-            raise ValueError("a dict with ** is no data")
+            raise ValueError("a dict with ** is not plain data")
         return {str(keyword.arg): _value(keyword.value, modules) for keyword in node.keywords}
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
         number = _number(node.operand, modules)
@@ -177,13 +177,13 @@ def _value(node: ast.expr, modules: tuple[str, ...]) -> Any:
         return left + right if sign == "+" else left - right if sign == "-" else left * right if sign == "*" else left / right
     if isinstance(node, ast.Attribute):
         return _torch_class(ast.unparse(node), modules)
-    raise ValueError(f"{ast.unparse(node)[:60]!r} is no data")
+    raise ValueError(f"{ast.unparse(node)[:60]!r} is not plain data")
 
 
 def _number(node: ast.expr, modules: tuple[str, ...]) -> Any:
     number = _value(node, modules)
     if not isinstance(number, int | float) or isinstance(number, bool):
-        raise ValueError(f"{ast.unparse(node)[:60]!r} is no number")
+        raise ValueError(f"{ast.unparse(node)[:60]!r} is not a number")
     return number
 
 
@@ -193,5 +193,5 @@ def _torch_class(path: str, modules: tuple[str, ...]) -> type:
     module, _, name = path.rpartition(".")
     found = getattr(torch.optim if module.endswith("optim") else torch.nn, name, None) if module in modules else None
     if not isinstance(found, type) or not issubclass(found, torch.nn.Module | torch.optim.Optimizer):
-        raise ValueError(f"{path[:60]!r} is no class of torch.nn or torch.optim")
+        raise ValueError(f"{path[:60]!r} is not a class of torch.nn or torch.optim")
     return found

@@ -107,7 +107,7 @@ def load_agent(
     model: Any = cls(policy=agent.data["policy_class"], env=env, device=device, _init_setup_model=False)  # type: ignore[call-arg]
     for name in agent.data:
         if hasattr(type(model), name) or name in model._excluded_save_params():
-            raise UserError(f"{archive.name}: {name!r:.80} is no setting of an agent")
+            raise UserError(f"{archive.name}: {name!r:.80} is not a setting of an agent")
     vars(model).update(agent.data)
     vars(model).update(kwargs)
     _set_up(archive.name, model, agent, of_caller=kwargs)
@@ -134,10 +134,10 @@ def _read(
         if name not in agent.names:  # SB3's type and words
             raise KeyError("The observation_space and action_space were not given, can't verify new environments")
         if not isinstance(agent.data[name], spaces.Space):
-            raise UserError(f"{archive.name}: {name} is no space")
+            raise UserError(f"{archive.name}: {name} is not a space")
     policy_class = agent.data.get("policy_class")
     if not isinstance(policy_class, type) or not issubclass(policy_class, ActorCriticPolicy):
-        raise UserError(f"{archive.name}: its policy class is no actor-critic policy: {policy_class!r:.80}")
+        raise UserError(f"{archive.name}: its policy class is not an actor-critic policy: {policy_class!r:.80}")
     if (
         not own_format
         and issubclass(policy_class, BetaActorCriticPolicy)
@@ -170,7 +170,7 @@ def _read_document(archive: Archive) -> dict[str, Any]:
     document = archive.read_json("agent.json")
     version = document.get("version")
     if document.get("format") != FORMAT or type(version) is not int or version < 1:
-        raise UserError(f"{archive.name} is no agent: agent.json must name the format {FORMAT!r} and its version")
+        raise UserError(f"{archive.name} is not an agent: agent.json must name the format {FORMAT!r} and its version")
     if version > FORMAT_VERSION:
         raise UserError(
             f"{archive.name} is written in version {version} of the format, and this version of sb3-carracing reads up to "
@@ -263,7 +263,7 @@ def _set_up(file: str, model: Any, agent: _Agent, of_caller: dict[str, Any]) -> 
         # SB3 asserts what a caller's arguments must be.
         if isinstance(error, AssertionError) and of_caller:
             raise
-        raise UserError(f"{file} is no agent that can be set up: {problem(error)}") from error
+        raise UserError(f"{file} is not an agent that can be set up: {problem(error)}") from error
     model.policy_kwargs = given
     check_weights(file, model.policy, agent.states["policy"])
     check_optimizer(file, model.policy.optimizer, agent.states["policy.optimizer"])

@@ -78,5 +78,5 @@ class ClassFinder:
         except (ImportError, AttributeError, ValueError) as error:
             raise UserError(f"{self.file} names the class {name}, which cannot be imported here: {error}") from error
         if not isinstance(found, type) or not issubclass(found, _PARTS):
-            raise UserError(f"{self.file} names {name}, which is no part of an agent")
+            raise UserError(f"{self.file} names {name}, which is not part of an agent")
         return found

@@ -49,7 +49,7 @@ def read_settings(archive: Archive, find_class: ClassFinder, skip: Iterable[str]
         UserError: they are damaged, or they need trust.
     """
     if "data" not in archive:
-        raise UserError(f"{archive.name} is no agent: it has no entry 'data' and no 'agent.json'")
+        raise UserError(f"{archive.name} is not an agent: it has no entry 'data' and no 'agent.json'")
     data = archive.read_json("data")
     data.pop("defaults_version", None)  # of an unreleased version
     # SB3 makes the environment of this name, which may import a module.

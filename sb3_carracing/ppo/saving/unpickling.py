@@ -177,7 +177,7 @@ def _path(note: Any) -> str:
 def _dtype(make: _Maker, note: _Note) -> np.dtype[Any]:
     name, order = note.args[0], note.state[1] if note.state else "|"
     if not isinstance(name, str) or not re.fullmatch(r"[biuf]\d{1,2}", name) or order not in ("<", ">", "|", "="):
-        raise ValueError(f"{name!r:.80} is no dtype of numbers")
+        raise ValueError(f"{name!r:.80} is not a dtype of numbers")
     return plain_dtype(name if order == "|" else f"{order}{name}")
 
 

@@ -111,7 +111,7 @@ def check_optimizer(file: str, optimizer: th.optim.Optimizer, state_dict: Any) -
         raise UserError(f"{file}: its optimizer's state is damaged") from error
     wanted = [len(group["params"]) for group in optimizer.param_groups]
     if indices != list(range(len(parameters))) or [len(group["params"]) for group in groups] != wanted:
-        raise UserError(f"{file}: its optimizer is one of {len(indices)} parameters, and its policy has {len(parameters)}")
+        raise UserError(f"{file}: its optimizer has {len(indices)} parameters, and its policy has {len(parameters)}")
     for index, state in states.items():
         if index not in indices:
             raise UserError(f"{file}: its optimizer's state has an unknown parameter {index!r:.80}")
@@ -135,7 +135,7 @@ def match_layout(optimizer: th.optim.Optimizer) -> None:
 def check_finite(file: str, name: str, tensor: th.Tensor) -> None:
     """Raise `UserError` if the tensor holds NaN or infinity, or more elements than its memory does."""
     if tensor.layout != th.strided or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise UserError(f"{file}: {name} is no plain tensor")
+        raise UserError(f"{file}: {name} is not a plain tensor")
     if not th.isfinite(tensor).all():
         raise UserError(f"{file}: {name} holds NaN or infinity, so the agent is lost; an earlier checkpoint may be whole")
 

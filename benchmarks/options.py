@@ -1,4 +1,4 @@
-"""Options that scripts share, so that one name means the same everywhere: --out, --seeds, --rounds."""
+"""Options that the scripts share, with the same meaning everywhere: --out, --seeds, --rounds."""
 
 import argparse
 from collections.abc import Sequence

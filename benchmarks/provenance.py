@@ -1,4 +1,4 @@
-"""What a result was made with: versions, machine, commit, command and date, described in one way everywhere."""
+"""Provenance of a result: versions, machine, commit, command and date."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""What the reports of several studies share: intervals, lost tracks, per-run means, tables inside a page of docs/."""
+"""Functions shared by the reports of several studies: intervals, lost tracks, per-run means, tables in docs/."""
 
 from collections.abc import Sequence
 

@@ -1,7 +1,7 @@
 """Train and evaluate the runs of a study by the real command, one after the other, and put them into its tables.
 
-A finished run is skipped, an interrupted one goes on from its last checkpoint. Each run has a folder below `--logs`, with a
-folder of rl-zoo3's for each start; of a finished run the checkpoints are removed.
+Finished runs are skipped, and interrupted runs resume from their last checkpoint. Each run has a folder in `--logs` with one
+of rl-zoo3's run folders per start. The checkpoints of a finished run are removed.
 """
 
 import argparse
@@ -91,7 +91,7 @@ class Study:
     )
 
     def chosen(self, names: Iterable[str] | None) -> list[Config]:
-        """Return the configurations that names of configurations and groups stand for, each once; None stands for all."""
+        """Return the configurations that names of configurations and groups stand for, each once; None means all."""
         if names is None:
             return list(self.configs.values())
         groups = {config.group for config in self.configs.values()} - {""}

@@ -1,4 +1,4 @@
-"""The second seed, the blog post, with its own pipeline and hyperparameters, printing its line for every episode."""
+"""Train the blog implementation's preset and print one line per episode, as the blog does."""
 
 import time
 from collections import deque
@@ -21,7 +21,7 @@ ENV_KWARGS: dict[str, Any] = {
 
 
 class EpisodeLine(BaseCallback):
-    """Prints number, steps, score, mean of the last 100, running score and time, as the blog does."""
+    """Print episode number, steps, score, mean of the last 100 scores, running score and time, as the blog does."""
 
     def _on_training_start(self) -> None:
         self.scores: deque[float] = deque(maxlen=100)
@@ -62,9 +62,9 @@ def main(timesteps: int = 120_000, n_steps: int = 2000, seed: int = 0) -> None:
             "features_extractor_class": "blog",
             "activation_fn": "relu",
             "ortho_init": False,
-            "initial_mean": [0.0, 0.4, 0.05],  # not the blog's: half gas and half brake, it would stand
+            "initial_mean": [0.0, 0.4, 0.05],  # Not in the blog. Its half gas and half brake keep the car standing.
             "parameterization": "softplus",
-            "optimizer_kwargs": {"eps": 1e-8},  # torch's default, where SB3's is 1e-5
+            "optimizer_kwargs": {"eps": 1e-8},  # PyTorch's default; SB3 uses 1e-5
         },
         seed=seed,
     )

@@ -1,4 +1,4 @@
-"""The hook for rl-zoo3's own command line: it imports a module of this name before it reads its arguments.
+"""Register `beta_ppo` with rl-zoo3's own command line, which imports a module of this name before it parses arguments.
 
 PYTHONPATH=examples python -m rl_zoo3.train --algo beta_ppo --env CarRacingFast-v3 -conf hyperparams/beta_ppo.yml
 """

@@ -1,7 +1,7 @@
-"""The first seed: five discrete actions, one environment; why the original does not learn is told in docs/debugging_ppo.md.
+"""Train the Iurin implementation's preset: five discrete actions in one environment.
 
-Two of its flaws kill it. `BetaPPO` has not the one, the observation stored with an action; the other, rewards that are not
-scaled, is mended here.
+The original does not learn because of two flaws, which docs/debugging_ppo.md explains. It stores each action with the wrong
+observation, which `BetaPPO` does not. It also leaves rewards unscaled, so this script scales them.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ SCALE = {"scale": 0.02}
 
 
 def main(timesteps: int = 1_000_000, n_steps: int = 1024, seed: int = 0) -> None:
-    """Train for `timesteps` decisions of four frames, as the seed's six knobs say."""
+    """Train for `timesteps` decisions of four frames. Comments give the original names of its six settings."""
     env = make_vec_env("CarRacingIurin-v3", env_kwargs=ENV_KWARGS, wrapper_class=ScaleReward, wrapper_kwargs=SCALE, seed=seed)
     model = BetaPPO(
         "CnnPolicy",

@@ -1,4 +1,4 @@
-"""A feature extractor of one's own in BetaPPO; a class works wherever a name does."""
+"""Use your own feature extractor in BetaPPO: a class works wherever a name does."""
 
 import gymnasium as gym
 import torch as th
@@ -12,7 +12,7 @@ from sb3_carracing.ppo.torch_layers import ImageExtractor
 
 
 class StridedCNN(ImageExtractor):
-    """Four convolutions of 16 channels, each halving the image, and their mean over the picture: 16 features."""
+    """Apply four convolutions of 16 channels, each halving the image, then average over pixels: 16 features."""
 
     def __init__(self, observation_space: gym.Space, normalized_image: bool = False):
         super().__init__(observation_space, normalized_image)
@@ -30,7 +30,7 @@ class StridedCNN(ImageExtractor):
 
 
 def views(env: gym.Env) -> gym.Env:
-    """Four frames a decision, grey pictures, the last four of them."""
+    """Repeat each action for four frames and stack the last four grayscale observations."""
     return FrameStackObservation(Grayscale(ActionRepeat(env, frame_skip=4)), stack_size=4)
 
 

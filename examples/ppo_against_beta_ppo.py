@@ -1,4 +1,4 @@
-"""Stock PPO (Gaussian) against BetaPPO: same environment, network, hyperparameters and number of frames."""
+"""Compare stock PPO (Gaussian) with BetaPPO: same environment, network, hyperparameters and number of frames."""
 
 import gymnasium as gym
 from gymnasium.wrappers import FrameStackObservation
@@ -12,7 +12,7 @@ from sb3_carracing.ppo.policies import GaussianCnnPolicy
 
 
 def views(env: gym.Env) -> gym.Env:
-    """Four frames a decision, grey pictures, the last four of them."""
+    """Repeat each action for four frames and stack the last four grayscale observations."""
     return FrameStackObservation(Grayscale(ActionRepeat(env, frame_skip=4)), stack_size=4)
 
 

@@ -1,4 +1,4 @@
-"""Drive at random on the stock CarRacing-v3 and print the score: what every agent has to beat."""
+"""Drive at random on stock CarRacing-v3 and print the score that every agent has to beat."""
 
 import gymnasium as gym
 

@@ -12,19 +12,19 @@ if TYPE_CHECKING:
 __version__ = "0.2.0.dev0"
 __all__ = ["BetaPPO", "__version__", "load_agent"]
 
-# Loaded only when somebody asks for them (PEP 562), and torch with them.
+# Loaded on first access (PEP 562), since they import torch.
 _LAZY = {"BetaPPO": "sb3_carracing.ppo.beta_ppo", "load_agent": "sb3_carracing.agents"}
 
 register_envs()
 
 
 def __getattr__(name: str) -> Any:
-    """Load one of the public names."""
+    """Import a public name on first access."""
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    """Return the names in the module, those that are loaded later included."""
+    """Return the names in the module, including those not loaded yet."""
     return sorted({*globals(), *_LAZY})

@@ -44,7 +44,7 @@ def load_agent(file: str | Path, algo: str = "beta_ppo", device: str = "cpu", tr
         file: the .zip that `save` wrote.
         algo: the agent's algorithm, a key of `ALGORITHMS`.
         device: torch device that the agent computes on.
-        trust: read also what may run code: classes from elsewhere, pickled objects beyond those of SB3.
+        trust: also read what may run code: classes from other packages, and pickled objects that SB3 does not write.
 
     Returns:
         The model, with SB3's `predict`.
@@ -58,7 +58,7 @@ def load_agent(file: str | Path, algo: str = "beta_ppo", device: str = "cpu", tr
         beside = sorted(path.name for path in file.parent.glob("*.zip")) if file.parent.is_dir() else []
         raise UserError(f"there is no agent {file}; {file.parent} holds {listing(beside, 'no .zip file')}")
     algorithm: type[BaseAlgorithm] = import_by_path(ALGORITHMS[algo])
-    # A schedule that rl-zoo3 made would import rl-zoo3, which patches gymnasium. Nobody trains here.
+    # Unpickling a schedule of rl-zoo3's would import rl-zoo3, which patches gymnasium. Acting needs no schedule.
     idle = {"learning_rate": 0.0, "lr_schedule": _zero, "clip_range": _zero, "clip_range_vf": None}
     off_policy = issubclass(algorithm, OffPolicyAlgorithm)
     memory: dict[str, Any] = {"buffer_size": 1, "optimize_memory_usage": False} if off_policy else {}
@@ -67,7 +67,7 @@ def load_agent(file: str | Path, algo: str = "beta_ppo", device: str = "cpu", tr
             return algorithm.load(file, device=device, custom_objects=idle, trust=trust)
         return load_sb3_agent(algorithm, file, trust, idle, device=device, **memory)
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{file} is no agent that {algo!r} can load: {str(error).removeprefix(f'{file}: ')}") from error
+        raise UserError(f"{file} is not an agent that {algo!r} can load: {str(error).removeprefix(f'{file}: ')}") from error
 
 
 def _zero(_: float) -> float:
@@ -76,15 +76,15 @@ def _zero(_: float) -> float:
 
 @dataclass(frozen=True)
 class Agent:
-    """An agent with all it needs to drive.
+    """An agent with everything it needs to drive.
 
     Attributes:
-        name: what tables call it.
+        name: its name in tables.
         model: anything with SB3's `predict`.
         algo: its algorithm, a key of `ALGORITHMS`, or "random".
-        pipeline: what stands between the environment and it.
+        pipeline: what stands between the environment and the agent.
         file: its .zip; None for the random baseline.
-        folder: where results about it go.
+        folder: where its results go.
     """
 
     name: str

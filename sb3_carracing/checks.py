@@ -1,4 +1,4 @@
-"""Argument checks. Each returns the value, or raises a `UserError` that names the argument, the value and what is valid."""
+"""Argument checks that return the value or raise a `UserError` naming the argument, its value and the valid ones."""
 
 import math
 import operator
@@ -9,7 +9,7 @@ from sb3_carracing.errors import UserError
 
 
 def whole_number(name: str, value: int, low: int, high: int | None = None) -> int:
-    """Return `value` as an int; UserError names it unless it is a whole number from `low` up to `high`."""
+    """Return `value` as an int, or raise UserError unless it is a whole number from `low` to `high`."""
     bounds = f"from {low} to {high}" if high is not None else f"of at least {low}"
     try:
         number = operator.index(value)
@@ -21,7 +21,7 @@ def whole_number(name: str, value: int, low: int, high: int | None = None) -> in
 
 
 def finite_number(name: str, value: float, low: float = -math.inf, high: float = math.inf) -> float:
-    """Return `value` as a float; UserError names it unless it is finite, at least `low` and at most `high`."""
+    """Return `value` as a float, or raise UserError unless it is finite and from `low` to `high`."""
     if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value) or not low <= value <= high:
         bounds = "a finite number"
         if high < math.inf:

@@ -1,4 +1,4 @@
-"""Bring agents and run folders of earlier versions into the format without pickle."""
+"""Convert agents of earlier versions to the format without pickle."""
 
 from pathlib import Path
 
@@ -9,12 +9,12 @@ from sb3_carracing.ppo.saving.loading import is_own_format
 
 
 def convert(old: str | Path, new: str | Path, trust: bool = False) -> None:
-    """Write an agent of `BetaPPO` that was saved in SB3's format in this package's.
+    """Convert a `BetaPPO` agent from SB3's format to this package's.
 
     Args:
         old: its file, which stays as it is unless it is `new`.
         new: the file to write.
-        trust: run code in the old file where it cannot be read otherwise.
+        trust: run code in the old file if it cannot be read otherwise.
 
     Raises:
         UserError: the old file is damaged, needs trust, or is in the new format already.

@@ -33,7 +33,7 @@ _MOVED = {
 
 
 def old_names(module: str) -> Callable[[str], Any]:
-    """Return the `__getattr__` (PEP 562) of a module that names have moved out of.
+    """Return a `__getattr__` (PEP 562) for a module whose names have moved elsewhere.
 
     Args:
         module: the module's `__name__`.

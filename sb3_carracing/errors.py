@@ -1,4 +1,4 @@
-"""The error for what the user can correct, and where other errors count as one."""
+"""`UserError` for what the user can correct, and a context in which other errors count as one."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,10 +16,10 @@ class UserError(ValueError):
 
 @contextmanager
 def preparation(*further: type[Exception]) -> Iterator[Callable[[], None]]:
-    """Raise what libraries refuse as a `UserError`, until the function that this yields is called.
+    """Turn errors of libraries into `UserError`, until the yielded function is called.
 
-    Until the first environment step a library's error means bad input: a wrong option, file or hyperparameter. From then
-    on the same exception is a fault of the program, and its traceback says where.
+    Before the first environment step, an error from a library means bad input: a wrong option, file or hyperparameter. After
+    it, the same exception is a bug, and its traceback says where.
 
     Args:
         *further: types that count as bad input as well.

@@ -1,9 +1,9 @@
 """The evaluation protocol: the test tracks of stock CarRacing, raw score, whole episodes, any SB3 model.
 
-The test tracks are `reset(seed)` of gymnasium's `CarRacing-v3` with seeds 1,000,000 to 1,000,099. They are used for
-nothing else; validation during training takes 2,000,000 and up. The score is the sum of the stock reward over every
-frame until the lap is finished, the car has left the field, or frame 1000. What a training adds to the reward or cuts
-from the episode does not count. The agent sees the environment through its own run's pipeline.
+The test tracks are `reset(seed)` of gymnasium's `CarRacing-v3` with seeds 1,000,000 to 1,000,099. Nothing else uses them;
+validation during training uses seeds from 2,000,000 on. The score is the sum of the stock reward over every frame until the
+lap is finished, the car has left the field, or frame 1000. Reward shaping and early ends of the training do not affect it. The
+agent sees the environment through its own run's pipeline.
 """
 
 import copy
@@ -41,7 +41,7 @@ _WORKERS_ENDED = (WorkerError, EOFError, ConnectionError)
 
 
 class Model(Protocol):
-    """What `evaluate` asks of a model: SB3's `predict`."""
+    """What `evaluate` needs of a model: SB3's `predict`."""
 
     def predict(
         self,
@@ -94,10 +94,10 @@ class Summary:
 
 
 class _SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
-    """Play one episode for each of `seeds`, whatever seed the caller of `reset` gives, then stand still.
+    """Play one episode for each of `seeds`, whatever seed the caller of `reset` passes, then stand still.
 
-    At an episode's end `info["result"]` is its `EpisodeResult`. A wrapper that ends the episode before the environment
-    does is overruled: an early end would spare the agent the cost of the frames that it skips.
+    At an episode's end `info["result"]` is its `EpisodeResult`. Ends that a wrapper causes before the environment itself are
+    ignored, since an early end would spare the agent the cost of the skipped frames.
     """
 
     def __init__(self, env: Env, seeds: Sequence[int]) -> None:
@@ -127,10 +127,10 @@ class _SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def action_kinds(model: Any) -> tuple[str, ...]:
-    """Return the ways to act that a model offers, its default first.
+    """Return the kinds of action that a model offers, its default first.
 
     A policy whose `deterministic_action` can be set offers "mean", "mode" and "sample". Other policies offer
-    "deterministic" and "sample", the random baseline only "sample".
+    "deterministic" and "sample". The random baseline offers only "sample".
     """
     if isinstance(model, RandomPolicy):
         return ("sample",)
@@ -141,10 +141,10 @@ def action_kinds(model: Any) -> tuple[str, ...]:
 
 
 def check_actions(model: Any, actions: str) -> str:
-    """Return the way to act that is asked for, "deterministic" by its proper name.
+    """Return the requested kind of action, with "deterministic" replaced by the kind that it stands for.
 
     Raises:
-        UserError: the model does not offer it; lists the ways that it offers.
+        UserError: the model does not offer it. The message lists the kinds that it offers.
     """
     kinds = action_kinds(model)
     if actions == "deterministic":
@@ -166,21 +166,20 @@ def evaluate(
 ) -> list[EpisodeResult]:
     """Play one whole episode on each track and return the results in the order of `seeds`.
 
-    The results do not depend on `n_envs`. Actions are computed one environment at a time, because the size of a batch
-    changes the last bits of a float32 product and a lap amplifies them. Samples are drawn from generators that are
-    seeded by the track and the step.
+    The results do not depend on `n_envs`. Actions are computed one environment at a time, because the batch size changes the
+    last bits of a float32 product and a lap amplifies them. Sampled actions come from generators seeded by track and step.
 
     Args:
-        model: any SB3 model, recurrent ones too; anything with its `predict`.
+        model: any SB3 model, including recurrent ones, or anything else with SB3's `predict`.
         make_env: makes the environment that the agent sees; picklable by cloudpickle if `n_envs` is above 1.
         seeds: random seeds of the tracks, for `reset`.
-        actions: "deterministic" (the model's own default), "sample", or "mean" or "mode" where the policy has both.
+        actions: "deterministic" (the model's own default), "sample", or "mean" or "mode" if the policy has both.
         n_envs: number of environments; above 1 they run in worker processes.
-        wrap_vec_env: wraps the vectorised environment, see `Pipeline.wrap_vec_env`.
+        wrap_vec_env: wraps the vectorized environment, see `Pipeline.wrap_vec_env`.
         progress: show a progress bar.
 
     Raises:
-        UserError: the spaces are not the model's, or it cannot act like this. Raised before the first episode.
+        UserError: the spaces differ from the model's, or it does not offer `actions`. Raised before the first episode.
     """
     if not seeds:
         return []
@@ -192,7 +191,7 @@ def evaluate(
         with _acting(model, kind), tqdm(total=len(seeds), unit="lap", desc=kind, disable=not progress) as bar:
             return _play(model, venv, seeds, kind != "sample", bar)
     finally:
-        # SB3's own workers have closed their ends already where Ctrl-C has ended them.
+        # After Ctrl-C, SB3's own workers have closed their ends already.
         with suppress(EOFError, ConnectionError):
             venv.close()
 
@@ -201,7 +200,7 @@ def check_spaces(model: Any, venv: VecEnv) -> None:
     """Compare an environment's spaces with the model's.
 
     Raises:
-        UserError: they differ; names both.
+        UserError: they differ. The message names both.
     """
     for name in ("observation_space", "action_space"):
         trained, found = getattr(model, name, None), getattr(venv, name)
@@ -230,18 +229,18 @@ def check_pipeline(model: Any, make_env: EnvFactory, wrap_vec_env: VecWrapper | 
             _seeded_vec_env(make_env, range(n_envs), n_envs, wrap_vec_env).close()
         except _WORKERS_ENDED as error:
             raise UserError(
-                f"the {n_envs} environments of the evaluation do not start in worker processes: use n_envs=1, or put what the "
-                f"script does under `if __name__ == '__main__':` ({str(error).partition(chr(10))[0] or type(error).__name__})"
+                f"the {n_envs} evaluation environments do not start in worker processes: use n_envs=1, or put the "
+                f"script under `if __name__ == '__main__':` ({str(error).partition(chr(10))[0] or type(error).__name__})"
             ) from error
 
 
 def _seeded_vec_env(make_env: EnvFactory, seeds: Sequence[int], n_envs: int, wrap_vec_env: VecWrapper | None) -> VecEnv:
-    """Return `n_envs` environments to which the seeds are dealt out in turn."""
+    """Return `n_envs` environments, with the seeds distributed among them in turn."""
     no_window()
     factories = [functools.partial(_seeded_env, make_env, list(seeds[i::n_envs])) for i in range(n_envs)]
     venv: VecEnv = process_vec_env_class()(list(factories)) if n_envs > 1 else DummyVecEnv(list(factories))
     try:
-        # As SB3 wraps the environment that a model gets: images with channels last are transposed.
+        # Wrap the environment as SB3 does for a model: images with channels last are transposed.
         return BaseAlgorithm._wrap_env(wrap_vec_env(venv) if wrap_vec_env else venv, monitor_wrapper=False)
     except BaseException:
         venv.close()
@@ -249,13 +248,13 @@ def _seeded_vec_env(make_env: EnvFactory, seeds: Sequence[int], n_envs: int, wra
 
 
 def _seeded_env(make_env: EnvFactory, seeds: list[int]) -> Env:
-    # The outer `RawScore` counts where nothing below does, or where a wrapper keeps the counts to itself.
+    # The outer `RawScore` counts if nothing below does, or if a wrapper does not pass the counts on.
     return _SeededEpisodes(RawScore(make_env()), seeds)
 
 
 @contextmanager
 def _acting(model: Any, kind: str) -> Iterator[None]:
-    """Make the model act in the given way, on one thread; afterwards model and generators are as they were."""
+    """Make the model act in the given way, on one thread; restore the model and the random generators afterwards."""
     policy = getattr(model, "policy", None)
     default = getattr(policy, "deterministic_action", None)
     random_state, n_threads = np.random.get_state(), th.get_num_threads()  # noqa: NPY002
@@ -321,7 +320,7 @@ def _row(observations: Any, env: int) -> Any:
 
 
 def _seed_sampling(model: Any, seed: int, step: int) -> None:
-    """Seed what models draw actions with: torch, numpy, the action space (DQN), gSDE's noise (once per episode)."""
+    """Seed every source of sampled actions: torch, numpy, the action space (DQN), gSDE's noise (once per episode)."""
     if getattr(model, "use_sde", False):
         th.manual_seed(seed)
         model.policy.reset_noise(1)
@@ -332,13 +331,13 @@ def _seed_sampling(model: Any, seed: int, step: int) -> None:
 
 
 def summarize(results: Sequence[EpisodeResult]) -> Summary:
-    """Summarise episodes. The interval of the mean is the percentile bootstrap of 10,000 draws, seeded.
+    """Summarize episodes; the interval of the mean is a seeded percentile bootstrap with 10,000 draws.
 
     Raises:
         UserError: there is no episode.
     """
     if not results:
-        raise UserError("there is no episode to summarise")
+        raise UserError("there is no episode to summarize")
     scores = np.array([result.score for result in results])
     draws = np.random.default_rng(0).choice(scores, (10_000, len(scores))).mean(axis=1)
     low, high = np.percentile(draws, [2.5, 97.5])

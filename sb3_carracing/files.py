@@ -1,8 +1,8 @@
-"""Files: where the packaged ones are, free names, writing so that a reader can trust the result.
+"""Files: where packaged data is, unused file names, and atomic writes.
 
-Hyperparameters and trained agents are data, not code. They lie at the top of the repository and are copied into the wheel.
-An editable install has no copy, and `importlib.resources` does not see the originals: so `data_dir` looks for the packaged
-copy first, then for the checkout's.
+Hyperparameters and trained agents are data, not code. They are at the top of the repository and are copied into the wheel. An
+editable install has no copy, and `importlib.resources` does not find the originals. So `data_dir` looks for the packaged copy
+first, then for the checkout's.
 """
 
 import os
@@ -19,7 +19,7 @@ _PACKAGE = Path(__file__).parent
 
 
 def data_dir(name: str) -> Path:
-    """Return the folder `name` ("hyperparams", "rl-trained-agents") of the wheel, else of the checkout.
+    """Return the folder `name` ("hyperparams", "rl-trained-agents") of the wheel, or else of the checkout.
 
     Raises:
         FileNotFoundError: neither has it.
@@ -32,7 +32,7 @@ def data_dir(name: str) -> Path:
 
 
 def hyperparams_file(algo: str) -> Path:
-    """Return where the packaged YAML file of an algorithm ("beta_ppo") is, if this package has one."""
+    """Return the path of an algorithm's packaged YAML file ("beta_ppo"), whether or not it exists."""
     return data_dir("hyperparams") / f"{algo}.yml"
 
 
@@ -43,21 +43,21 @@ def next_free(path: Path) -> Path:
 
 
 def listing(names: Sequence[str], nothing: str = "nothing", limit: int = 8) -> str:
-    """Return the first names for a message, and how many more there are; `nothing` if there is none."""
+    """Return the first names for a message and the number of further ones, or `nothing` if there are none."""
     shown = ", ".join(names[:limit]) or nothing
     return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown
 
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """Give a path beside `file` to write to, whose content becomes the file's when the block ends without an error.
+    """Yield a temporary path beside `file` that replaces the file when the block ends without an error.
 
-    Whoever reads the file, also after a crash or a full disk, finds either the old content or the new one as a whole.
+    Readers find either the complete old content or the complete new content, even after a crash or with a full disk.
 
     Raises:
-        OSError: naming the file, which remains as it was.
+        OSError: writing failed. The error names the file, which stays as it was.
     """
-    # No ending of its own: nobody takes what a killed process left for an agent or a log.
+    # The ending .tmp keeps leftovers of a killed process from being mistaken for an agent or a log.
     temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
@@ -66,7 +66,7 @@ def replacing(file: Path) -> Iterator[Path]:
         if os.name == "posix":
             _sync(file.parent)
     except OSError as error:
-        # A full disk names no file. Other errors may be about another one: a program that is not there, say.
+        # The error of a full disk names no file. Other errors may name a different one, such as a missing program.
         if error.errno is None or error.filename not in (None, str(temporary)):
             raise
         raise OSError(error.errno, error.strerror, str(file)) from error
@@ -77,27 +77,27 @@ def replacing(file: Path) -> Iterator[Path]:
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        with suppress(OSError):  # some file systems know no fsync of folders
+        with suppress(OSError):  # some file systems do not support fsync on folders
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
 def write_atomically(file: Path, content: str | bytes) -> None:
-    """Write a file as a whole or not at all, see `replacing`."""
+    """Write a file completely or not at all, see `replacing`."""
     with replacing(file) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def check_writable(folder: Path, n_bytes: int = 1000) -> None:
-    """Make a folder if need be, and try to write into it: a full or read-only disk shows before the work.
+    """Make a folder if needed and test-write into it, so that a full or read-only disk shows before the work.
 
     Args:
-        folder: it remains.
-        n_bytes: how much is going to be written.
+        folder: the folder, which stays.
+        n_bytes: how much will be written.
 
     Raises:
-        UserError: it is no folder, it cannot be written to, or it has less room.
+        UserError: it is not a folder, it cannot be written to, or it has too little space.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: name a folder")
@@ -114,7 +114,7 @@ def check_writable(folder: Path, n_bytes: int = 1000) -> None:
 
 
 def check_output_file(file: Path, n_bytes: int = 1000) -> None:
-    """Check like `check_writable` that a file can be written.
+    """Check that a file can be written, like `check_writable`.
 
     Raises:
         UserError: it cannot.

@@ -1,8 +1,7 @@
 """The log files of a run: progress.csv, evaluations.csv, evaluations.npz and monitor.csv.
 
-A training that is killed, a disk that is full and a machine that loses power leave files that are empty, cut off, filled
-with zeros, or that hold a row twice or two in one line. Everything that reads logs reads them here: the rows that are whole
-are used, and a warning names the file.
+After a killed training, a full disk or a power loss, files may be empty, truncated or filled with zeros, and may hold a row
+twice or two rows in one line. All logs are read here: intact rows are used, and a warning names the damaged file.
 """
 
 import csv
@@ -29,9 +28,9 @@ class Table:
     """The whole rows of a CSV file.
 
     Attributes:
-        names: of the columns.
+        names: names of the columns.
         rows: each with as many cells as there are names.
-        comment: what stands behind `#` in the first line, empty if there is no such line.
+        comment: the text after `#` in the first line, empty if there is no such line.
         n_damaged: number of lines left out.
     """
 
@@ -44,7 +43,7 @@ class Table:
         return name in self.names
 
     def numbers(self, name: str) -> np.ndarray:
-        """Return a column `(n_rows,)`, NaN where a cell holds no number."""
+        """Return a column `(n_rows,)`, with NaN for cells that hold no number."""
         place = self.names.index(name)
         return np.array([_number(row[place]) for row in self.rows])
 
@@ -55,7 +54,7 @@ class Table:
 
 
 class Evaluations(NamedTuple):
-    """What SB3's EvalCallback stores of n evaluations.
+    """The contents of SB3's evaluations.npz for n evaluations.
 
     Attributes:
         timesteps: `(n,)`, steps of the training.
@@ -91,7 +90,7 @@ def _read_table(file: Path) -> Table | None:
         return None
     *lines, rest = file.read_bytes().decode(errors="replace").split("\n")
     comment, header, rows, n_damaged = "", None, [], int(bool(rest))
-    # A row holds a time or a count of steps: equal rows are one row that was written twice.
+    # Every row holds a time or a step count, so equal rows are one row that was written twice.
     for line in dict.fromkeys(line.removesuffix("\r") for line in lines):
         cells = _cells(line)
         if line.startswith("#"):
@@ -106,7 +105,7 @@ def _read_table(file: Path) -> Table | None:
 
 
 def _cells(line: str) -> tuple[str, ...]:
-    """Return the cells of a line, none of a damaged one."""
+    """Return the cells of a line, or none if it is damaged."""
     if "\0" in line or "\ufffd" in line:
         return ()
     try:
@@ -123,10 +122,11 @@ def _number(cell: str) -> float:
 
 
 class CsvLog:
-    """Append rows to a CSV file, which gets new columns as they come.
+    """Append rows to a CSV file and add new columns as needed.
 
     Args:
-        file: if it exists, its rows stay; a damaged file is put right first, and kept as it was under another name.
+        file: the file. If it exists, its rows stay. A damaged file is repaired first, and the original is kept under another
+            name.
     """
 
     def __init__(self, file: Path) -> None:
@@ -176,7 +176,7 @@ def read_evaluations(file: Path) -> Evaluations | None:
             lengths = np.asarray(stored["ep_lengths"]) if "ep_lengths" in stored else 0 * results
         evaluations = Evaluations(steps, results, lengths)
     except _SIGNS_OF_DAMAGE:
-        # Not with numpy's words, which advise to unpickle what it cannot read.
+        # Do not repeat numpy's message, which suggests unpickling what it cannot read.
         _warn(f"{file} is damaged and left out")
         return None
     shape = evaluations.results.shape
@@ -217,7 +217,7 @@ def read_episodes(folder: Path) -> dict[str, np.ndarray] | None:
 
 
 def _start_time(comment: str) -> float:
-    """Return when Monitor started, by the first line of its file; 0 if that is damaged."""
+    """Return Monitor's start time from the first line of its file, or 0 if that line is damaged."""
     try:
         return float(json.loads(comment)["t_start"])
     except (ValueError, TypeError, KeyError):

@@ -1,7 +1,7 @@
-"""What stands between an environment and its agent: wrappers, stacking, normalisation.
+"""What stands between an environment and its agent: wrappers, stacking, normalization.
 
 A `Pipeline` describes it, `pipeline_env` builds the environment from it, and `wrap_alike` repeats what is around a
-training's vectorised environment.
+training's vectorized environment.
 """
 
 import copy
@@ -65,8 +65,8 @@ class Pipeline:
         env_id: environment id, for `gymnasium.make`.
         env_kwargs: keywords for `gymnasium.make`.
         wrappers: wrappers around each environment, innermost first.
-        vec_wrappers: wrappers around the vectorised environment, innermost first.
-        normalize: the run's vecnormalize.pkl; None if the run does not normalise.
+        vec_wrappers: wrappers around the vectorized environment, innermost first.
+        normalize: the run's vecnormalize.pkl; None if the run does not normalize.
         frame_stack: number of observations that `VecFrameStack` stacks; None for no stacking.
         trust: whether the file of running means may run code.
     """
@@ -80,16 +80,16 @@ class Pipeline:
     trust: bool = field(default=False, compare=False)
 
     def wrap_vec_env(self, venv: VecEnv) -> VecEnv:
-        """Wrap a vectorised environment in rl-zoo3's order, with frozen running means.
+        """Wrap a vectorized environment in rl-zoo3's order, with frozen running means.
 
         Raises:
-            UserError: the run normalises, and the file of its running means is missing or cannot be read.
+            UserError: the run normalizes, and the file of its running means is missing or cannot be read.
         """
         for wrapper in self.vec_wrappers:
             venv = wrapper(venv)
         if self.normalize is not None:
             if not self.normalize.is_file():
-                raise UserError(f"the run normalises, but its statistics {self.normalize} are missing")
+                raise UserError(f"the run normalizes, but its statistics {self.normalize} are missing")
             venv = read_statistics(self.normalize, venv, self.trust)
             venv.training = False
             venv.norm_reward = False
@@ -130,15 +130,15 @@ def import_by_path(path: str) -> Any:
 
 
 class RawScore(gym.Wrapper[Any, Any, Any, Any]):
-    """Count reward and frames where the environment below does not count by itself, see `counts_of`.
+    """Count reward and frames if the environment below does not count itself, see `counts_of`.
 
-    It belongs directly around the environment, below whatever shapes, repeats or cuts. Around CarRacing it also adds
-    what our own CarRacing has in `info`: `score`, `frames` and `episode_over`.
+    It belongs directly around the environment, below wrappers that shape rewards, repeat actions or end episodes. Around
+    CarRacing it also adds the `info` entries of our own CarRacing: `score`, `frames` and `episode_over`.
     """
 
     def __init__(self, env: Env) -> None:
         super().__init__(env)
-        # Without importing Box2D: whoever made a CarRacing has imported it.
+        # Do not import Box2D: if there is a CarRacing, it is imported already.
         module = sys.modules.get("gymnasium.envs.box2d.car_racing")
         self._is_car_racing = module is not None and isinstance(env.unwrapped, module.CarRacing)
 
@@ -163,8 +163,8 @@ class RawScore(gym.Wrapper[Any, Any, Any, Any]):
 class PipelineEnv:
     """Factory of an environment with a run's wrappers around it; picklable.
 
-    A `RawScore` counts below all of the wrappers. This package's CarRacing counts by itself, and its view wrappers have
-    to reach it.
+    A `RawScore` counts below all wrappers. This package's CarRacing needs none, since it counts by itself, and its wrappers
+    need direct access to it.
     """
 
     spec: EnvSpec
@@ -190,7 +190,7 @@ def pipeline_env(
     render_mode: str | None = None,
     innermost: Sequence[WrapperCall] = (),
 ) -> PipelineEnv:
-    """Return a factory of the environment that a pipeline's agent drives in, without what is for training only.
+    """Return a factory of the environment that a pipeline's agent drives in, without training rules.
 
     Args:
         pipeline: that of the agent's training.
@@ -201,7 +201,7 @@ def pipeline_env(
         innermost: wrappers below all others.
 
     Raises:
-        UserError: the id or the renderer is unknown, or a renderer is given and the id is not a CarRacing.
+        UserError: the id or the renderer is unknown, or a renderer is given for an id that is not a CarRacing.
     """
     spec = env_spec(pipeline.env_id)
     kwargs = spec.kwargs | pipeline.env_kwargs
@@ -212,7 +212,7 @@ def pipeline_env(
     if renderer is not None:
         one_of("renderer", renderer, get_args(Renderer))
         if not is_car_racing(spec):
-            raise UserError(f"the protocol is for CarRacing, and {pipeline.env_id!r} is another environment")
+            raise UserError(f"the protocol is for CarRacing, but {pipeline.env_id!r} is another environment")
         if kwargs.get("frame_skip", 1) != 1:
             views.append(WrapperCall("sb3_carracing.envs.wrappers.ActionRepeat", {"frame_skip": kwargs["frame_skip"]}))
         if kwargs.get("grayscale"):
@@ -220,7 +220,7 @@ def pipeline_env(
         views += [
             WrapperCall(view.entry_point, dict(view.kwargs or {})) for view in spec.additional_wrappers if view != FRAME_LIMIT
         ]
-        # Colours and the share of tiles that makes a lap are stock's as well: scores have to be comparable.
+        # Colors and the share of tiles in a lap are stock's as well, so that scores are comparable.
         spec, kwargs = env_spec(STOCK_ID if renderer == "stock" else FAST_ID), {"continuous": kwargs.get("continuous", True)}
     if render_mode is not None:
         kwargs["render_mode"] = render_mode
@@ -248,12 +248,12 @@ def is_car_racing(spec: EnvSpec) -> bool:
 
 
 def wrap_alike(training: VecEnv, venv: VecEnv, calls: Sequence[WrapperCall] = ()) -> VecEnv:
-    """Wrap a vectorised environment like a training's, with frozen running means.
+    """Wrap a vectorized environment like a training's, with frozen running means.
 
     Args:
-        training: the training's environment; `not_repeated` names the wrappers of it that are left out.
+        training: the training's environment; `not_repeated` names its wrappers that are left out.
         venv: the environment to wrap.
-        calls: those of the training's own wrappers that are known with their keywords.
+        calls: wrappers of the training whose arguments are known.
     """
     if not isinstance(training, VecEnvWrapper):
         return venv
@@ -263,7 +263,7 @@ def wrap_alike(training: VecEnv, venv: VecEnv, calls: Sequence[WrapperCall] = ()
 
 
 def not_repeated(training: VecEnv, calls: Sequence[WrapperCall] = ()) -> list[str]:
-    """Return the names of the wrappers that `wrap_alike` leaves out though they may change what the agent sees or does."""
+    """Return the names of wrappers that `wrap_alike` leaves out although they may change what the agent sees or does."""
     names = []
     while isinstance(training, VecEnvWrapper):
         if _way_to_repeat(training, calls) is None:
@@ -273,8 +273,8 @@ def not_repeated(training: VecEnv, calls: Sequence[WrapperCall] = ()) -> list[st
 
 
 def _way_to_repeat(wrapper: VecEnvWrapper, calls: Sequence[WrapperCall]) -> VecWrapper | None:
-    """Return what puts a wrapper of the same type with the same arguments around an environment, None if nobody can."""
-    # Exact types, here and below: what a subclass does beyond them is not known.
+    """Return a function that wraps an environment in the same type with the same arguments, None if that is impossible."""
+    # Exact types, here and below, because we do not know what a subclass adds.
     if type(wrapper) in (VecMonitor, VecCheckNan, VecVideoRecorder):
         return _leave_out
     for call in calls:
@@ -310,7 +310,7 @@ def _freeze_normalize(wrapper: VecNormalize, venv: VecEnv) -> VecNormalize:
 
 
 def _channels_order(stack: StackedObservations[Any]) -> Any:
-    """Return the `channels_order` that a stack was made with, or would have been: SB3 keeps only what follows from it."""
+    """Return the `channels_order` that gives this stack, since SB3 keeps only what it derives from the argument."""
     if isinstance(stack.observation_space, spaces.Dict):
         return {key: _channels_order(part) for key, part in stack.sub_stacked_observations.items()}
     return "first" if stack.channels_first else "last"

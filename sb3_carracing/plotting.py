@@ -1,7 +1,7 @@
-"""Learning curves of one or several runs as PNG files, from the CSV files in their folders alone.
+"""Learning curves of one or several runs as PNG files, drawn only from the log files in their folders.
 
-actor_loss, critic_loss, entropy and kl come from progress.csv. evaluation comes from evaluations.csv, else from rl-zoo3's
-evaluations.npz. score and its mean of 100 episodes come from monitor.csv. all.png has all of them side by side.
+The panels actor_loss, critic_loss, entropy and kl use progress.csv. The panel evaluation uses evaluations.csv, or else
+rl-zoo3's evaluations.npz. The panel score, with its mean over 100 episodes, uses monitor.csv. all.png shows all panels.
 """
 
 import io
@@ -48,7 +48,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """One diagram: its title, and what reads its curve from a run folder or returns None."""
+    """One diagram: its title, and a function that reads its curve from a run folder or returns None."""
 
     title: str
     read: Callable[[Path], Curve | None]
@@ -64,7 +64,7 @@ def _logged(column: str, sign: float = 1.0) -> Callable[[Path], Curve | None]:
         if not logged.any():
             return None
         x_name = next((name for name in _X_COLUMNS if name in table), "")
-        # SB3 logs an update with the rollout after it. It is drawn where it took place, at the end of the one before.
+        # SB3 logs an update with the next rollout. We draw it where it took place, at the end of the previous one.
         x = _shift(_fill_forward(table.numbers(x_name)))[logged] if x_name else np.arange(logged.sum(), dtype=float)
         return Curve(x, y[logged], _X_COLUMNS.get(x_name, "updates"))
 
@@ -109,7 +109,7 @@ def _score(run: Path) -> Curve | None:
 
 
 def _moving_average(y: np.ndarray, n: int) -> np.ndarray:
-    """Return the mean of the last n values at each place, of all so far where there are fewer."""
+    """Return the mean of the last n values at each position, or of all values so far if there are fewer."""
     sums = np.concatenate([[0.0], y.cumsum()])
     ends = np.arange(1, len(y) + 1)
     starts = np.maximum(ends - n, 0)
@@ -128,7 +128,7 @@ PANELS = {
 
 
 def plot_runs(runs: Sequence[str | Path], folder: str | Path) -> list[Path]:
-    """Draw every diagram that any run has data for, and all of them together.
+    """Draw every diagram that any run has data for, and one figure with all of them.
 
     Args:
         runs: run folders.
@@ -186,7 +186,7 @@ def _draw_panel(axis: Axes, title: str, curves: dict[str, Curve]) -> None:
         if curve.spread is not None:
             axis.fill_between(curve.x, curve.y - curve.spread, curve.y + curve.spread, color=color, alpha=0.2)
     axis.set_title(title)
-    # Runs of one diagram may count differently, where one has no frames.
+    # Runs in one diagram may count differently if one has no frames.
     axis.set_xlabel(" or ".join(sorted({curve.x_name for curve in curves.values()})))
     axis.set_ylabel(" or ".join(sorted({curve.y_name for curve in curves.values()})))
     axis.grid(alpha=0.3)
@@ -194,7 +194,7 @@ def _draw_panel(axis: Axes, title: str, curves: dict[str, Curve]) -> None:
 
 
 def _short_names(runs: Sequence[Path]) -> dict[str, Path]:
-    """Name each run by as many last parts of its path as it takes to tell them apart."""
+    """Name each run by the shortest end of its path that tells the runs apart."""
     paths = list(dict.fromkeys(run.resolve() for run in runs))
     for n_parts in range(1, max(len(path.parts) for path in paths) + 1):
         names = {os.path.join(*path.parts[-n_parts:]): path for path in paths}

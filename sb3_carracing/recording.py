@@ -1,4 +1,4 @@
-"""Films of laps on stock CarRacing, and the image that shows what an agent sees."""
+"""Videos of laps on stock CarRacing, and an image of what an agent sees."""
 
 import io
 import tempfile
@@ -34,13 +34,13 @@ GIF_LIMIT = 5_000_000
 
 
 class Film(gym.Wrapper[Any, Any, Any, Any]):
-    """Film every episode of an environment with `render_mode="rgb_array"` and write it to `folder` at the end.
+    """Film every episode of an environment with `render_mode="rgb_array"` and write it to `folder` at its end.
 
-    It belongs below whatever repeats frames, and above what counts them (`RawScore`).
+    It belongs below wrappers that repeat actions and above the wrapper that counts frames (`RawScore`).
 
     Args:
         env: renders the frame images.
-        folder: for files `track_<seed>_score_<score>.gif`, or `.mp4`. None is overwritten; a number is added.
+        folder: for files `track_<seed>_score_<score>.gif` or `.mp4`. Existing files are kept; a new one gets a number.
         mp4: MP4 with every frame (needs moviepy) instead of GIF with every fifth.
     """
 
@@ -58,7 +58,7 @@ class Film(gym.Wrapper[Any, Any, Any, Any]):
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Add a frame image where one is due, and write the film when the episode is over."""
+        """Add a frame image if one is due, and write the film when the episode is over."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         over, counts = terminated or truncated, counts_of(info)
         assert counts is not None, "Film belongs around what counts"
@@ -92,11 +92,11 @@ def with_caption(image: Image.Image, caption: str) -> Image.Image:
 def write_gif(frames: Sequence[np.ndarray], file: Path) -> None:
     """Write images `(height, width, 3)` uint8 that are `GIF_EVERY` frames apart.
 
-    If the file grows past `GIF_LIMIT`, it gets fewer colours, then fewer images.
+    If the file grows past `GIF_LIMIT`, it gets fewer colors, then fewer images.
     """
     images = [Image.fromarray(frame) for frame in frames]
     for n_colors, step in ((64, 1), (32, 1), (32, 2), (16, 4)):
-        # One palette for all: it does not flicker, and equal pixels of two images need no bytes.
+        # One palette for all images avoids flicker, and unchanged pixels take no bytes.
         samples = frames[:: max(1, len(frames) // 8)]
         palette = Image.fromarray(np.concatenate(samples)).quantize(n_colors)
         kept = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images[:-1:step]]
@@ -136,7 +136,7 @@ def check_mp4(folder: Path) -> None:
         try:
             write_mp4([np.zeros((32, 32, 3), np.uint8)] * 2, Path(trial, "trial.mp4"))
         except OSError as error:
-            raise UserError(f"--mp4 needs an ffmpeg that works: {' '.join(str(error).split())[:300]}") from error
+            raise UserError(f"--mp4 needs a working ffmpeg: {' '.join(str(error).split())[:300]}") from error
 
 
 def _clip_class() -> Any:
@@ -145,7 +145,7 @@ def _clip_class() -> Any:
     except ImportError as error:
         raise UserError("--mp4 needs moviepy: pip install 'sb3-carracing[video]'") from error
     except (OSError, RuntimeError) as error:  # it looks for ffmpeg when it is imported
-        raise UserError(f"--mp4 needs an ffmpeg that works: {' '.join(str(error).split())[:300]}") from error
+        raise UserError(f"--mp4 needs a working ffmpeg: {' '.join(str(error).split())[:300]}") from error
     return ImageSequenceClip
 
 
@@ -161,15 +161,15 @@ def record(
     """Film one episode of stock CarRacing-v3 on each track and return the results.
 
     Args:
-        agent: the driver.
+        agent: the agent to film.
         folder: where the films go, see `Film`.
-        seeds: of the tracks.
+        seeds: random seeds of the tracks.
         actions: see `evaluate`.
         mp4: see `Film`.
         progress: show a progress bar.
 
     Raises:
-        UserError: something does not fit; raised before the first episode.
+        UserError: the agent does not fit the environment, or MP4 is not supported. Raised before the first episode.
     """
     if mp4:
         _clip_class()  # before anything is made
@@ -190,7 +190,7 @@ def split_images(observation: np.ndarray) -> list[np.ndarray]:
         observation: one image, a stack along a new first axis (gymnasium), or along the last one (SB3's VecFrameStack).
 
     Returns:
-        Images `(height, width)` if grey, `(height, width, 3)` if in colour.
+        Images `(height, width)` if gray, `(height, width, 3)` if in color.
 
     Raises:
         UserError: the observation holds no images.
@@ -209,7 +209,7 @@ def split_images(observation: np.ndarray) -> list[np.ndarray]:
 
 
 def preview(pipeline: Pipeline, file: Path, frames: int = 60) -> None:
-    """Draw the frame image for people beside what the agent sees, after some frames of random driving.
+    """Draw the full rendering beside the agent's observation, after some frames of random driving.
 
     Args:
         pipeline: what stands between the environment and the agent.
@@ -237,7 +237,7 @@ def preview(pipeline: Pipeline, file: Path, frames: int = 60) -> None:
     raw = np.asarray(venv.render())
     venv.close()
     if isinstance(observation, dict):
-        raise UserError(f"{pipeline.env_id} has observations of several parts: {', '.join(observation)}")
+        raise UserError(f"{pipeline.env_id} has observations with several parts: {', '.join(observation)}")
     seen = split_images(np.asarray(observation)[0])
 
     figure = Figure(figsize=(4.5 + 2.2 * len(seen), 3.2), layout="constrained")

@@ -1,6 +1,6 @@
-"""What a run folder may say: YAML without Python objects, text without code, wrappers and environments that are known.
+"""What a run folder may contain: YAML without Python objects, text without code, known wrappers and environments.
 
-No folder is trusted for being the user's own, since commands download into it. What is refused here is read only with
+The user's own folders are not trusted either, since commands download into them. What is refused here is read only with
 `trust` (`--trust` on the command line), which may run code.
 """
 
@@ -23,7 +23,7 @@ _WRITE_FILES = {"RecordVideo", "VecVideoRecorder", "VecMonitor", "Monitor"}
 
 
 class DataLoader(yaml.SafeLoader):
-    """Reads the YAML that rl-zoo3 writes. It knows the tags of ordered dicts, tuples and text, and refuses all others."""
+    """Reads the YAML that rl-zoo3 writes: knows the tags of ordered dicts, tuples and text and refuses all others."""
 
 
 def _ordered_dict(loader: DataLoader, node: yaml.Node) -> dict[Any, Any]:
@@ -58,7 +58,7 @@ DataLoader.add_constructor(None, _refuse)
 
 
 class RunLoader(DataLoader):
-    """Reads YAML with any tag of a Python object, of which it makes none: it returns what the tag is written on."""
+    """Reads YAML with any tag of a Python object, but ignores the tag and returns the plain content."""
 
 
 def _content(loader: RunLoader, suffix: str, node: yaml.Node) -> Any:
@@ -69,10 +69,10 @@ RunLoader.add_multi_constructor("tag:yaml.org,2002:python/", _content)
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file of a run folder, an empty one if there is no such file.
+    """Return the mapping in a YAML file of a run folder, or an empty one if there is no such file.
 
     Raises:
-        UserError: the file is damaged, or holds no mapping.
+        UserError: the file is damaged or does not hold a mapping.
     """
     if not file.is_file():
         return {}
@@ -86,14 +86,14 @@ def read_yaml(file: Path) -> dict[str, Any]:
 
 
 def check_run_folder(folder: str | Path, trust: bool = False) -> None:
-    """Check everything in a run folder that is neither an agent nor running means, which their own readers check.
+    """Check everything in a run folder except agents and running means, which their own readers check.
 
     Args:
         folder: holds <env-id>/config.yml and args.yml.
-        trust: admit wrappers, environments and text of any kind.
+        trust: allow wrappers, environments and text of any kind.
 
     Raises:
-        UserError: names what is refused.
+        UserError: something is refused. The message names it.
     """
     for file in sorted(Path(folder).glob("*/*.yml")):
         content = read_yaml(file)
@@ -137,9 +137,9 @@ _OPERATIONS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
 
 
 def evaluate(text: str, what: str, modules: Iterable[str] = ("nn", "th.nn", "torch.nn", "th.optim", "torch.optim")) -> Any:
-    """Return what a text of rl-zoo3's means in Python, without running it.
+    """Return the value of a Python expression in rl-zoo3's files without running code.
 
-    It may hold numbers, texts, lists, tuples, dicts, `dict(...)`, sums and products of numbers, and classes of torch.nn and
+    It may hold numbers, strings, lists, tuples, dicts, `dict(...)`, sums and products of numbers, and classes of torch.nn and
     torch.optim: `dict(net_arch=[64, 64], activation_fn=nn.ReLU)`.
 
     Raises:
@@ -166,7 +166,7 @@ def _value(node: ast.expr, modules: tuple[str, ...]) -> Any:
         return {_value(key, modules): _value(item, modules) for key, item in zip(node.keys, node.values, strict=True) if key}
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict" and not node.args:
         if any(keyword.arg is None for keyword in node.keywords):
-            raise ValueError("a dict with ** is no data")
+            raise ValueError("a dict with ** is not plain data")
         return {str(keyword.arg): _value(keyword.value, modules) for keyword in node.keywords}
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
         number = _number(node.operand, modules)
@@ -177,13 +177,13 @@ def _value(node: ast.expr, modules: tuple[str, ...]) -> Any:
         return left + right if sign == "+" else left - right if sign == "-" else left * right if sign == "*" else left / right
     if isinstance(node, ast.Attribute):
         return _torch_class(ast.unparse(node), modules)
-    raise ValueError(f"{ast.unparse(node)[:60]!r} is no data")
+    raise ValueError(f"{ast.unparse(node)[:60]!r} is not plain data")
 
 
 def _number(node: ast.expr, modules: tuple[str, ...]) -> Any:
     number = _value(node, modules)
     if not isinstance(number, int | float) or isinstance(number, bool):
-        raise ValueError(f"{ast.unparse(node)[:60]!r} is no number")
+        raise ValueError(f"{ast.unparse(node)[:60]!r} is not a number")
     return number
 
 
@@ -193,5 +193,5 @@ def _torch_class(path: str, modules: tuple[str, ...]) -> type:
     module, _, name = path.rpartition(".")
     found = getattr(torch.optim if module.endswith("optim") else torch.nn, name, None) if module in modules else None
     if not isinstance(found, type) or not issubclass(found, torch.nn.Module | torch.optim.Optimizer):
-        raise ValueError(f"{path[:60]!r} is no class of torch.nn or torch.optim")
+        raise ValueError(f"{path[:60]!r} is not a class of torch.nn or torch.optim")
     return found

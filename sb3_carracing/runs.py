@@ -3,11 +3,11 @@
 logs/<algo>/<env-id>_<N>/            the run
     <env-id>.zip                     the last agent
     best_model.zip                   the best agent in validation
-    best_model_vecnormalize.pkl      its running means, if the run normalised
+    best_model_vecnormalize.pkl      its running means, if the run normalized
     rl_model_<steps>_steps.zip       checkpoints
     rl_model_vecnormalize_<steps>_steps.pkl      their running means
     <env-id>/config.yml, args.yml    hyperparameters and command line
-    <env-id>/vecnormalize.pkl        running means, if the run normalised
+    <env-id>/vecnormalize.pkl        running means, if the run normalized
 """
 
 import re
@@ -41,7 +41,7 @@ class Run:
     Attributes:
         folder: where it is.
         algo: its algorithm, a key of `ALGORITHMS`.
-        pipeline: what its training put between environment and agent.
+        pipeline: what its training put between the environment and the agent.
         last_agent: the file name of its last agent.
     """
 
@@ -51,15 +51,15 @@ class Run:
     last_agent: str
 
     def agent_file(self, *, checkpoint: int | None = None, best: bool = False, last: bool = False) -> Path:
-        """Return the file of an agent: the best one if there is one, else the last, unless a keyword names another.
+        """Return the file of the best agent if there is one, else of the last, unless an argument names another.
 
         Args:
-            checkpoint: the checkpoint after so many steps.
+            checkpoint: the checkpoint after this many steps.
             best: the best agent in validation.
-            last: the agent saved at the end; of a run that was killed, its latest checkpoint.
+            last: the agent saved at the end, or the latest checkpoint of a run that was killed.
 
         Raises:
-            UserError: there is no such file; lists the files there are.
+            UserError: there is no such file. The message lists the files that exist.
         """
         best_file, last_file = self.folder / BEST_AGENT, self._last_file()
         if checkpoint is not None:
@@ -82,8 +82,8 @@ class Run:
         """Load one of the run's agents.
 
         Args:
-            file: of the agent, see `agent_file`.
-            results: folder for results about it; None for the run's.
+            file: the agent's file, see `agent_file`.
+            results: folder for its results; None for the run's.
             device: torch device that it computes on.
 
         Raises:
@@ -100,7 +100,7 @@ class Run:
 
 
 def statistics_of(agent: Path) -> Path | None:
-    """Return the file of running means that was saved with an agent, which may be the agent's own; None if there is none."""
+    """Return the file with an agent's running means, which may be the agent's own file; None if there is none."""
     if agent.is_file() and has_statistics(agent):
         return agent
     steps = steps_in_name(agent)
@@ -132,11 +132,11 @@ def read_run(folder: str | Path, trust: bool = False) -> Run:
     """Read what a run folder of rl-zoo3 says about its agent's pipeline.
 
     Args:
-        folder: the run; `rl-trained-agents/...` is the packaged folder where there is none here.
-        trust: admit wrappers, environments and running means that run code of their own.
+        folder: the run; `rl-trained-agents/...` means the packaged folder if there is none here.
+        trust: allow wrappers, environments and running means that run their own code.
 
     Raises:
-        UserError: there is no such folder, it is no run folder, or it needs trust; says what is there.
+        UserError: there is no such folder, it is not a run folder, or it needs trust. The message says what is there.
     """
     folder = Path(folder)
     if not folder.is_dir() and folder.parts[:1] == (TRAINED_AGENTS,):

@@ -1,4 +1,4 @@
-"""What depends on the machine: usable cores, display, memory allocator."""
+"""Machine-dependent settings: usable cores, display, memory allocator."""
 
 import ctypes
 import os
@@ -15,9 +15,9 @@ _KEEP_UP_TO = (2**30, 2**25)
 def keep_freed_memory() -> bool:
     """Make the process keep the memory that it frees, and return whether that took effect (glibc only).
 
-    The activations of a minibatch take some tens of MB. By default glibc maps them anew each time, and on a CPU the page
-    faults took two fifths of an update's time. The price is that the process keeps memory until it ends. The setting holds
-    for the whole process, whatever else runs in it.
+    The activations of a minibatch take tens of MB. By default glibc maps this memory again each time, and the page faults take
+    two fifths of an update's time on a CPU. The price is that the process keeps the memory until it ends. The setting applies
+    to the whole process.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -29,7 +29,7 @@ def keep_freed_memory() -> bool:
 
 
 def memory_size() -> int | None:
-    """Return the machine's memory [bytes], or None where the system does not tell."""
+    """Return the machine's memory [bytes], or None if the system does not report it."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError):  # no such function, no such name

@@ -42,7 +42,7 @@ def test_an_agent_with_replay_memory_comes_back_without_it(tmp_path: Path) -> No
 
 def test_what_is_no_agent_is_named(tmp_path: Path) -> None:
     (tmp_path / "text.zip").write_text("no zip archive")
-    with pytest.raises(ValueError, match=r"text\.zip is no agent that 'ppo' can load"):
+    with pytest.raises(ValueError, match=r"text\.zip is not an agent that 'ppo' can load"):
         load_agent(tmp_path / "text.zip", "ppo")
     with pytest.raises(ValueError, match=r"no agent .*missing\.zip; .* holds text\.zip"):
         load_agent(tmp_path / "missing.zip", "ppo")

@@ -1,7 +1,7 @@
 """What BetaPPO's collection costs beyond its environments and its policy, for each way of running 16 environments.
 
-Everything plays the same: each round has its seeds and its actions, the rollouts of all ways are compared and must be
-equal, and resets are inside the times. Measured in turn, in an order that changes from round to round:
+All variants play the same episodes: each round has its own seeds and actions, and all rollouts must be equal. The times
+include resets. The variants take turns, in an order that changes from round to round:
 
 * `environments`: the bare environments (with Monitor and the view's wrappers) in as many processes as there are cores,
   each stepping its share through the whole rollout in a plain loop. They neither talk nor wait for each other, so this
@@ -11,11 +11,11 @@ equal, and resets are inside the times. Measured in turn, in an order that chang
 * `collect`: `BetaPPO.collect_rollouts` on DummyVecEnv, SubprocVecEnv (forked) and SharedMemoryVecEnv with several numbers
   of workers.
 
-The ratio is `collect / (environments + policy)`, by round; median and quartiles are printed. The goal is 1.15 at most. It
-is given twice: of the time that passes, which other programs on the same cores disturb, and of the processors' time, summed
-over all processes, which they hardly do; the latter leaves out what is lost by waiting for each other. With
-`--max-others 0.1` a round begins when other programs use no more than a tenth of a core, and is played again if they did in
-between, for up to `--patience` minutes.
+The ratio is `collect / (environments + policy)` per round. The script prints its median and quartiles. The goal is at most
+1.15. The ratio is given for wall time, which other programs on the same cores disturb, and for CPU time summed over all
+processes, which they hardly disturb. CPU time leaves out time lost by waiting for each other. With `--max-others 0.1`, a
+round starts only when other programs use at most a tenth of a core, and is repeated if they use more during it, for up to
+`--patience` minutes.
 
 With more than one of torch's threads, set OMP_WAIT_POLICY=PASSIVE: otherwise they spin on the cores that the workers need.
 
@@ -51,7 +51,7 @@ TRAINING_RULES = {"grass_penalty": 0.3, "off_road_frames": 15}  # of hyperparams
 
 
 def views(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-    """The kinds of wrappers that hyperparams/beta_ppo.yml has, but for its one pedal, which the stored rates are without."""
+    """Apply the wrappers of hyperparams/beta_ppo.yml, but without its single pedal, as in the stored results."""
     env = Grayscale(ActionRepeat(env, frame_skip=4))
     return ScaleReward(gym.wrappers.FrameStackObservation(env, 4, padding_type="reset"), scale=0.1)
 

@@ -18,7 +18,7 @@ from benchmarks.speed.env_speed import StockUndrawn, centre_line_action
 from sb3_carracing.envs.car_racing import CarRacing
 
 ZOOM = 4  # enlargement of the observations
-GAIN = 8  # of the difference, around middle grey
+GAIN = 8  # of the difference, around middle gray
 MARGIN = 24  # pixels above the observations, for their titles
 
 Image = NDArray[np.uint8]

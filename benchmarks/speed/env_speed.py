@@ -1,16 +1,16 @@
-"""CarRacing's speed beside gymnasium's and EnvPool's: one process and one thread each, resets included.
+"""Speed of our CarRacing compared with gymnasium's and EnvPool's: one process and one thread each, resets included.
 
-All drive with the same prepared actions, three episodes driven along the middle of the road to one of a random policy, on the
-same tracks (EnvPool draws its own, where the same actions lead off the road sooner: less work for it). They take turns
-of 200 frames, so that whatever else the machine does meets all of them alike, and each round's ratios are taken by
-themselves; medians and quartiles of the rounds are printed. Before, all play an episode to warm up, and ours with rendering
-16 more, which fill their tables of digits and wheels. Two clocks: the time that passes, and the processor's time of the
-process, which other programs disturb less.
+All environments run the same prepared actions on the same tracks. Of four episodes, three follow the middle of the road and
+one has a random policy. EnvPool draws its own tracks, where the same actions leave the road sooner, which is less work. The
+environments take turns of 200 frames, so that other load affects all of them equally. Ratios are computed per round, and the
+script prints their medians and quartiles. Before timing, each environment plays one episode to warm up. Ours with rendering
+plays 16 more to fill its tables of digits and wheels. There are two clocks: wall time, and CPU time, which other programs
+disturb less.
 
-Gymnasium and EnvPool draw every frame, and their grey would be an extra conversion of 0.01 ms a decision: they are timed
-in colour, and our grey and our colour are both held against that.
+Gymnasium and EnvPool draw every frame. Grayscale would cost them an extra conversion of 0.01 ms per decision, so they are
+timed in color. Our grayscale and color observations are both compared with that.
 
-Without EnvPool in this environment, give a Python that has it:
+If EnvPool is not installed here, name a Python that has it:
 
     python -m venv /tmp/envpool && /tmp/envpool/bin/pip install envpool
     python -m benchmarks.speed.env_speed [--rounds 8] [--envpool-python /tmp/envpool/bin/python] [--out FILE.json]
@@ -20,7 +20,7 @@ Box2D's machine code, and six tenths solve the joints of the four wheels, 180 ti
 these 720 steps needs the result of the one before, and fewer change the last bits: they end in cycles, not in a fixed point,
 and none of 13 numbers from 60 to 179 gave the same as 180 for more than 30 frames. The rest of a frame, 0.008 ms, is the
 Python of wheels, contacts and rewards. A reset takes 2.2 ms without and 3.1 ms with the texture: 0.5 ms of arithmetic, 0.6
-for 280 fixtures in Box2D, 0.4 to draw the road, 0.4 for Box2D's first frame. A grey observation takes 0.02 ms in a loop there,
+for 280 fixtures in Box2D, 0.4 to draw the road, 0.4 for Box2D's first frame. A gray observation takes 0.02 ms in a loop there,
 but 0.04 to 0.05 among other work, when Box2D has had the processor's caches.
 """
 

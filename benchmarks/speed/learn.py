@@ -1,6 +1,6 @@
 """`learn()` from end to end: BetaPPO on CarRacingFast-v3 against stock PPO on gymnasium's CarRacing-v3, and where time goes.
 
-Both learn the same way: action repeat 4, grey, a stack of 4, 16 environments x 128 steps, 6 epochs of batch 256, the blog's
+Both learn the same way: action repeat 4, gray, a stack of 4, 16 environments x 128 steps, 6 epochs of batch 256, the blog's
 network. In every round each plays and learns one rollout in a process of its own while the others sleep:
 
 * `stock`: `stable_baselines3.PPO`, CarRacing-v3, DummyVecEnv (what `make_vec_env` gives), plain network
@@ -87,7 +87,7 @@ class Clock:
 
 
 def work(variant: str, args: argparse.Namespace, remote: Connection) -> None:
-    """Learn from one rollout whenever told to and send back where the seconds went."""
+    """Learn from one rollout per request and send back the seconds per part."""
     model = build(variant, args)
     clock = Clock()
     clock.watch(model.env, "step", "environment")

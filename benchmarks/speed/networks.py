@@ -11,7 +11,7 @@ from torch import nn
 
 
 class RandomImages(gym.Env[np.ndarray, np.ndarray]):
-    """Random stacks of four grey images and random rewards; actions are CarRacing's."""
+    """Random stacks of four gray images and random rewards; actions are CarRacing's."""
 
     def __init__(self) -> None:
         self.observation_space = spaces.Box(0, 255, (4, 96, 96), np.uint8)

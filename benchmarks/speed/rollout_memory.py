@@ -5,7 +5,7 @@ outside) rises above what it held before the storage was made:
 
 * `storage`: two rollouts are written and each is read twice in minibatches; nothing else runs
 * `learn`: two rollouts and updates of `learn()` with the blog's network on random images, everything included: network,
-  optimiser, activations, kept memory
+  optimizer, activations, kept memory
 
     python -m benchmarks.speed.rollout_memory [--envs 16] [--steps 256] [--batch-size 128] [--out FILE]
 """

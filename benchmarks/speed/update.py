@@ -93,7 +93,7 @@ def bare_loop(variant: str, args: argparse.Namespace) -> Callable[[], None]:
 
 
 def work(variant: str, args: argparse.Namespace, remote: Connection) -> None:
-    """Run one update whenever told to and send its seconds back."""
+    """Run one update per request and send back its duration in seconds."""
     th.set_num_threads(args.threads)
     th.manual_seed(0)
     train = (bare_loop if variant.startswith("bare") else algorithm)(variant, args)

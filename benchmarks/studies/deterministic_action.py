@@ -33,7 +33,7 @@ def identity() -> gym.Env:
     return IdentityEnvBox(eps=0.5)
 
 
-# Environment, number of copies, whether to normalise, steps at which to score, arguments of BetaPPO.
+# Environment, number of copies, whether to normalize, steps at which to score, arguments of BetaPPO.
 TASKS: dict[str, tuple[Any, int, bool, list[int], dict[str, Any]]] = {
     "identity": (identity, 1, False, [1_024, 4_096, 10_240], {"n_steps": 256, "n_epochs": 4, "learning_rate": 1e-3}),
     "Pendulum-v1": (

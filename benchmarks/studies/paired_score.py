@@ -1,4 +1,4 @@
-"""One agent on the fast environment and on gymnasium's, the same tracks: does the rendering make a difference?
+"""Evaluate one agent on the same tracks with the fast and the stock rendering, to see if the rendering matters.
 
     python -m benchmarks.studies.paired_score RUN [-n 50] [--out benchmarks/results/paired_score/scores.csv]
     python -m benchmarks.studies.paired_score --report

@@ -1,4 +1,4 @@
-"""BetaPPO beside stock PPO on small tasks: the packaged hyperparameters of both, equal steps, the same seeds.
+"""Compare BetaPPO with stock PPO on small tasks: packaged hyperparameters of both, equal steps, the same seeds.
 
     python -m benchmarks.studies.tasks [--only Pendulum-v1] [--seeds 1 2 3]
 

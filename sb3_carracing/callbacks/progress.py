@@ -27,13 +27,13 @@ class ProgressCallback(RunCallback):
 
     These are logged at the end of every rollout:
 
-    - `rollout/score`: mean raw score of the last 100 episodes. Where the environment reports none, Monitor's returns.
+    - `rollout/score`: mean raw score of the last 100 episodes, or Monitor's returns if the environment reports no score.
     - `rollout/running_score`: the blog implementation's running score, 0.99 old + 0.01 new, from 0.
     - `rollout/episodes`, `time/frames`, `time/frames_per_second`.
 
     Args:
         write_csv: write progress.csv.
-        live_line: show the live line; every half minute where the output is no terminal.
+        live_line: show the live line; every half minute if the output is not a terminal.
         run_dir: folder to write to; None for the logger's.
     """
 
@@ -72,7 +72,7 @@ class ProgressCallback(RunCallback):
                 self._running_score = 0.99 * self._running_score + 0.01 * score
                 self._n_episodes += 1
         self._line.set_postfix_str(self._status(), refresh=False)
-        # The last rollout is played to its end, and tqdm cannot show 102 %.
+        # The last rollout may exceed the budget, and tqdm cannot show 102 %.
         self._line.total = max(self._line.total, self.model.num_timesteps)
         self._line.update(self.training_env.num_envs)
         return True
@@ -98,7 +98,7 @@ class ProgressCallback(RunCallback):
             self._line.close()
 
     def _close_csv(self) -> None:
-        """Remove every writer of progress.csv from the logger, an earlier callback's too."""
+        """Remove every writer of progress.csv from the logger, including an earlier callback's."""
         others = [writer for writer in self.logger.output_formats if not isinstance(writer, _CsvOutput)]
         self.logger.output_formats[:] = others
         self._csv = None

@@ -17,10 +17,10 @@ from sb3_carracing.files import next_free
 
 
 class RunCallback(BaseCallback):
-    """Know the run's folder and count frames.
+    """Find the run's folder and count frames.
 
-    Frames are those that our CarRacing or `RawScore` counts. In other environments a step is one frame, unless Monitor
-    counts more: it may stand below a wrapper that repeats actions.
+    Our CarRacing and `RawScore` count frames themselves. In other environments a step is one frame, unless a Monitor below a
+    wrapper that repeats actions counts more.
 
     The count is kept as `model.num_frames`, so that it is saved with the model and a resumed run counts on.
 
@@ -46,7 +46,7 @@ class RunCallback(BaseCallback):
         self._frames_before = int(getattr(self.model, "num_frames", steps)) if steps else 0
         self._frames = self._frames_before
         self._has_monitor = _has_monitor(self.training_env)
-        # None: the episode began in an earlier `learn`, and how many of its frames are counted already is not known.
+        # None: the episode began in an earlier `learn`, so we do not know how many of its frames are counted already.
         self._frames_of_episode: list[int | None] = [0 if start else None for start in self._episode_starts()]
 
     def _episode_starts(self) -> np.ndarray:
@@ -69,10 +69,10 @@ class RunCallback(BaseCallback):
         return True
 
     def _count(self, env: int, info: dict[str, Any], done: bool) -> int | None:
-        """Count the frames of a step and return how many its episode has, None if that is not known."""
+        """Count the frames of a step and return the frames of its episode so far, or None if unknown."""
         before, counts = self._frames_of_episode[env], counts_of(info)
         if counts is not None:
-            # Where it is not known how many are counted already, this step's number tells, and its frames are left out.
+            # If we do not know how many are counted already, we take this step's number and leave out its frames.
             self._frames += counts.frames - before if before is not None else 0
             return counts.frames
         if before is None:
@@ -84,7 +84,7 @@ class RunCallback(BaseCallback):
         return now
 
     def _score_of_episode(self, env: int, info: dict[str, Any]) -> float | None:
-        """Return the raw score in the info of an episode's last step, else Monitor's return, None without either."""
+        """Return an episode's raw score from the info of its last step, else Monitor's return, else None."""
         counts = counts_of(info)
         if counts is not None:
             return float(counts.score)
@@ -92,7 +92,7 @@ class RunCallback(BaseCallback):
         return float(monitor["r"]) if monitor else None
 
     def _monitor_of_episode(self, env: int, info: dict[str, Any]) -> dict[str, Any] | None:
-        """Return what Monitor says of an ended episode: return `r` and length `l`. Another `episode` is not Monitor's."""
+        """Return Monitor's record of a finished episode (return `r`, length `l`); ignore any other `episode` entry."""
         episode = info.get("episode") if self._has_monitor[env] else None
         is_monitors = isinstance(episode, dict) and all(isinstance(episode.get(key), Real) for key in ("r", "l"))
         return episode if is_monitors else None
@@ -104,12 +104,12 @@ def _has_monitor(venv: VecEnv) -> list[bool]:
         return [True] * venv.num_envs
     try:
         return venv.env_is_wrapped(Monitor)
-    except (AttributeError, NotImplementedError):  # a VecEnv that cannot tell
+    except (AttributeError, NotImplementedError):  # a VecEnv that does not support the question
         return [False] * venv.num_envs
 
 
 def log_file(folder: Path, name: str, resumes: bool) -> Path:
-    """Return the file to write to. What an earlier run left there is renamed, unless this training resumes it."""
+    """Return the file to write to; rename an earlier run's file there unless this training resumes it."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / name
     if file.exists() and not resumes:

@@ -45,18 +45,18 @@ _MONITOR = f"{Monitor.__module__}:{Monitor.__name__}"
 
 
 class ValidationCallback(RunCallback):
-    """Play the same validation tracks at regular intervals and keep the best agent.
+    """Evaluate the agent on the same validation tracks at regular intervals and save the best one.
 
-    It writes evaluations.csv, and best_model.zip with, where the training normalises, the agent's running means in
-    best_model_vecnormalize.pkl. evaluations.npz holds every episode's score and length as SB3's EvalCallback stores them,
+    It writes evaluations.csv and best_model.zip. If the training normalizes, it also writes the agent's running means to
+    best_model_vecnormalize.pkl. evaluations.npz holds every episode's score and length in the format of SB3's EvalCallback,
     for rl-zoo3's all_plots. It logs `eval/mean_score`, `eval/laps_finished` and `eval/best_mean_score`.
 
-    Within a run of rl-zoo3 the environment is the run's own, without what is for training only. Elsewhere it is made by
-    `make_env`, or it is the training environment's id with the wrappers around it that gymnasium can repeat (those that
-    are `RecordConstructorArgs`). A warning names the others.
+    In a run of rl-zoo3, the environment is the run's own without its training rules. Otherwise `make_env` makes it. Without
+    `make_env` it is the training environment's id, with those of its wrappers that gymnasium can repeat (subclasses of
+    `RecordConstructorArgs`). A warning names the others.
 
     Args:
-        every_frames: frames between two validations; one more is played at the end of the training.
+        every_frames: frames between two validations; one more validation follows at the end of training.
         n_episodes: number of tracks.
         first_seed: random seed of the first track; the test tracks are refused.
         renderer: "stock" or "fast" to drive gymnasium's CarRacing-v3 or CarRacingFast-v3 with the run's view wrappers
@@ -67,8 +67,8 @@ class ValidationCallback(RunCallback):
         run_dir: folder to write to; None for the logger's.
 
     Raises:
-        UserError: a number is out of range. At the start of the training: the environment does not fit the agent, or the
-            training that is resumed was validated on another number of tracks.
+        UserError: a number is out of range. At the start of training: the environment does not fit the agent, or the
+            resumed training was validated on another number of tracks.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class ValidationCallback(RunCallback):
         self._last_frames = self._frames
 
     def _open_files(self) -> None:
-        """Open the files to write to, and read what an earlier part of the training has written there."""
+        """Open the files to write to and read what an earlier part of the training wrote."""
         table_file, self._episodes_file, self._best_file, self._best_statistics = (
             log_file(self._folder, name, self._resumes)
             for name in ("evaluations.csv", "evaluations.npz", BEST_AGENT, BEST_STATISTICS)
@@ -116,7 +116,7 @@ class ValidationCallback(RunCallback):
         self._check_n_episodes()
         self._best_mean = self._best_so_far(table_file)
         for file in (self._best_file, self._best_statistics):
-            # What cannot be compared with must not be replaced by a worse one.
+            # Without a score to compare with, a worse agent could replace the best one.
             if self._best_mean == -np.inf and file.exists():
                 file.rename(next_free(file))
         self._table = CsvLog(table_file)
@@ -132,7 +132,7 @@ class ValidationCallback(RunCallback):
     def _best_so_far(self, table_file: Path) -> float:
         """Return the best mean score of this training, -inf if there is none yet.
 
-        Two files hold it: one of them may have been damaged. Without the first, the other is not this callback's.
+        Two files hold it, in case one is damaged. If the first is missing, the other was not written by this callback.
         """
         if not table_file.exists():
             return -np.inf
@@ -148,14 +148,14 @@ class ValidationCallback(RunCallback):
         return True
 
     def _on_training_end(self) -> None:
-        # Not after Ctrl-C: whoever presses it wants the prompt back.
+        # Not after Ctrl-C, so that the prompt returns at once.
         completed = self.model.num_timesteps >= self.locals["total_timesteps"]
         if completed and self._frames > self._last_frames:
             self._validate()
             self.logger.dump(self.model.num_timesteps)
 
     def _environment(self) -> tuple[EnvFactory, VecWrapper | None, Path | None]:
-        """Return the environment's factory, its vectorised wrappers, and the file that these read running means from."""
+        """Return the environment's factory, its vectorized wrappers, and the file with their running means."""
         in_run_of_rl_zoo3 = self.run_dir is not None and any(self.run_dir.glob("*/config.yml"))
         if self._make_env is None and in_run_of_rl_zoo3:
             assert self.run_dir is not None
@@ -172,9 +172,9 @@ class ValidationCallback(RunCallback):
         return factory, functools.partial(wrap_alike, self.training_env), None
 
     def _factory_like_training(self) -> tuple[EnvFactory, list[str]]:
-        """Return a factory of the training environment's id and wrappers, and the names of those that it leaves out.
+        """Return a factory of the training environment's id and wrappers, and the names of the wrappers it leaves out.
 
-        It leaves out those whose keywords gymnasium does not record. Monitor is not named.
+        It leaves out wrappers whose arguments gymnasium does not record. Monitor is not named.
         """
         spec = self.training_env.get_attr("spec")[0]
         if spec is None:
@@ -182,7 +182,7 @@ class ValidationCallback(RunCallback):
         registered = env_spec(spec.id)
         kwargs = {key: value for key, value in spec.kwargs.items() if key != "render_mode"}
         if spec.max_episode_steps != registered.max_episode_steps:
-            kwargs["max_episode_steps"] = spec.max_episode_steps or -1  # -1: gymnasium's word for no limit
+            kwargs["max_episode_steps"] = spec.max_episode_steps or -1  # -1 means no limit in gymnasium
         added = spec.additional_wrappers[len(registered.additional_wrappers) :]
         wrappers = [WrapperCall(wrapper.entry_point, wrapper.kwargs) for wrapper in added if wrapper.kwargs is not None]
         left_out = [wrapper.name for wrapper in added if wrapper.kwargs is None and wrapper.entry_point != _MONITOR]
@@ -221,7 +221,7 @@ class ValidationCallback(RunCallback):
             if self.model.get_vec_normalize_env() is not None:
                 self._save_statistics(self._best_statistics)
         self._store_episodes(results)
-        # Last, since a resumed training takes its best score from here.
+        # Last, since a resumed training reads its best score from here.
         self._table.append(row)
         self.logger.record("eval/mean_score", summary.mean)
         self.logger.record("eval/laps_finished", summary.laps_finished)

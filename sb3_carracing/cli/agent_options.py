@@ -1,4 +1,4 @@
-"""The options that name an agent, shared by the commands that play one."""
+"""The options that name an agent, shared by the commands that run one."""
 
 import argparse
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ def add_agent_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WRAPPER",
         help="for a .zip: wrapper by dotted path, innermost first; with keywords as in a YAML file: 'PATH: {frame_skip: 4}'",
     )
-    parser.add_argument("--trust", action="store_true", help="import classes and wrappers from anywhere: runs their code")
+    parser.add_argument("--trust", action="store_true", help="import classes and wrappers from anywhere and run their code")
     parser.add_argument("--device", default="cpu", help="torch device that the agent computes on (default: cpu)")
 
 
@@ -39,7 +39,7 @@ def open_agent(args: argparse.Namespace) -> Agent:
     """Open the agent that the options of `add_agent_arguments` name.
 
     Raises:
-        UserError: something is missing, unknown or does not fit together.
+        UserError: an option is missing or unknown, or options contradict each other.
     """
     path = Path(args.agent) if args.agent else None
     by_hand = [name for name in ("env_id", "algo", "frame_stack", "wrapper") if getattr(args, name) is not None]
@@ -57,8 +57,8 @@ def open_agent(args: argparse.Namespace) -> Agent:
 def _agent_of_run(folder: Path, args: argparse.Namespace) -> Agent:
     run = read_run(folder, args.trust)
     env_spec(run.pipeline.env_id)
-    # Results about an agent of the package go here: not into site-packages, and a folder of its name here would be
-    # taken for the run from then on.
+    # Results of a packaged agent go into the current folder, not into site-packages. A folder of the agent's own name would
+    # be mistaken for the run from then on.
     results = folder if folder.is_dir() else Path()
     if args.random:
         return random_agent(run.pipeline, results)

@@ -1,4 +1,4 @@
-"""`benchmark`: arguments of rl-zoo3's benchmark."""
+"""`benchmark`: the arguments of rl-zoo3's benchmark."""
 
 import argparse
 from pathlib import Path
@@ -8,7 +8,7 @@ from sb3_carracing.cli.table import libraries_of
 
 
 def main(argv: list[str]) -> None:
-    """Play the last agent of each algorithm and environment in a folder and write a table.
+    """Evaluate the last agent of each algorithm and environment in a folder and write a table.
 
     Args:
         argv: arguments of rl-zoo3's benchmark.
@@ -24,10 +24,10 @@ def main(argv: list[str]) -> None:
     add("--n-envs", type=int, default=1, help="number of environments (default: %(default)s)")
     add("--verbose", type=int, default=1, help="0: only warnings (default: %(default)s)")
     add("--seed", type=int, default=0, help="random seed (default: %(default)s)")
-    add("--test-mode", action="store_true", help="play one agent only, and write no benchmark.md here")
-    add("--with-mujoco", action="store_true", help="play the Fetch environments as well")
+    add("--test-mode", action="store_true", help="evaluate one agent only, and write no benchmark.md here")
+    add("--with-mujoco", action="store_true", help="include the Fetch environments")
     add("--no-hub", action="store_true", help="do not download agents from the Hugging Face hub")
-    add("--num-threads", type=int, default=2, help="threads of PyTorch (default: %(default)s)")
+    add("--num-threads", type=int, default=2, help="PyTorch threads (default: %(default)s)")
     args = parser.parse_args(argv)
     for option, value in (("-n", args.n_timesteps), ("--n-envs", args.n_envs), ("--num-threads", args.num_threads)):
         whole_number(option, value, 1)

@@ -1,4 +1,4 @@
-"""`convert`: bring an agent of an earlier version into the format without pickle."""
+"""`convert`: convert an agent of an earlier version to the format without pickle."""
 
 import argparse
 
@@ -9,11 +9,11 @@ def main(argv: list[str]) -> None:
     """Run `python -m sb3_carracing convert`."""
     parser = argparse.ArgumentParser(
         prog="python -m sb3_carracing convert",
-        description="Write an agent of beta_ppo that was saved in SB3's format in the format without pickle.",
+        description="Convert a beta_ppo agent that was saved in SB3's format to the format without pickle.",
     )
     parser.add_argument("old", metavar="OLD.zip", help="the agent")
     parser.add_argument("new", metavar="NEW.zip", help="file to write; may be the old one")
-    parser.add_argument("--trust", action="store_true", help="unpickle what is not on the list, which may run code")
+    parser.add_argument("--trust", action="store_true", help="unpickle objects outside the allowlist, which may run code")
     args = parser.parse_args(argv)
     from sb3_carracing.converting import convert
 

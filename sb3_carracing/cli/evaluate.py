@@ -1,4 +1,4 @@
-"""`evaluate`: play test tracks, write a table and a JSON file."""
+"""`evaluate`: run an agent on test tracks and write a table and a JSON file."""
 
 import argparse
 import hashlib
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> None:
     except KeyboardInterrupt:
         parser.exit(130, "interrupted\n")
     finally:
-        # Also where the file cannot be written after all.
+        # Even if the file cannot be written after all.
         if summaries:
             Console().print(results_table(f"{agent.name} on {make_env.spec.id}", summaries))
     print(f"written: {output}")
@@ -83,7 +83,7 @@ def main(argv: list[str]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m sb3_carracing evaluate",
-        description="Play test tracks of stock CarRacing-v3 (raw score, whole episodes) and write a table and JSON.",
+        description="Run an agent on test tracks of stock CarRacing-v3 (raw score, whole episodes); write a table and JSON.",
     )
     add_agent_arguments(parser)
     parser.add_argument("-n", type=int, default=N_TEST_TRACKS, metavar="N", help="number of tracks (default: 100)")
@@ -91,8 +91,8 @@ def _parser() -> argparse.ArgumentParser:
         "--renderer",
         choices=("stock", "fast"),
         default="stock",
-        help=f"who draws what the agent sees: gymnasium's {STOCK_ID} (default) or {FAST_ID}, the same laps several times "
-        "as fast, for a first look",
+        help=f"renderer of the observations: gymnasium's {STOCK_ID} (default), or {FAST_ID} with the same tracks several "
+        "times as fast, for a first look",
     )
     parser.add_argument(
         "--seed-start", type=int, default=TEST_SEED, metavar="S", help="seed of the first track (default: 1000000)"
@@ -103,9 +103,9 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         choices=("deterministic", "mean", "mode", "sample"),
         default=["deterministic"],
-        help="how to act (default: deterministic, which is the agent's own choice of mean or mode)",
+        help="kind of action (default: deterministic, the agent's own choice of mean or mode)",
     )
-    how.add_argument("--all-actions", action="store_true", help="every way to act that the agent has")
+    how.add_argument("--all-actions", action="store_true", help="every kind of action that the agent has")
     parser.add_argument(
         "--n-envs", type=int, metavar="K", help="environments, in worker processes if above 1 (default: one per core)"
     )
@@ -120,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _prepare(args: argparse.Namespace) -> tuple[Agent, PipelineEnv, list[str], Path]:
-    """Check everything that can be wrong before the first episode."""
+    """Check everything that can go wrong before the first episode."""
     whole_number("-n", args.n, 1)
     whole_number("--seed-start", args.seed_start, 0)
     if args.n_envs is not None:
@@ -137,7 +137,7 @@ def _prepare(args: argparse.Namespace) -> tuple[Agent, PipelineEnv, list[str], P
 
 
 def _report(agent: Agent, make_env: PipelineEnv, seeds: Sequence[int]) -> dict[str, Any]:
-    """Return what the JSON file holds beside the results."""
+    """Return what the JSON file holds besides the results."""
     installed = {name: version for name in _REPORTED_PACKAGES if (version := _version(name)) is not None}
     return {
         "agent": str(agent.file or "random"),

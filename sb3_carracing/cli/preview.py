@@ -1,4 +1,4 @@
-"""`preview`: what people see beside what the agent sees."""
+"""`preview`: show the full rendering beside the agent's observation."""
 
 import argparse
 from pathlib import Path
@@ -14,11 +14,11 @@ def main(argv: list[str]) -> None:
     """Run `python -m sb3_carracing preview`."""
     parser = argparse.ArgumentParser(
         prog="python -m sb3_carracing preview",
-        description="Draw the frame image for people beside the agent's observation, for an environment id or a run.",
+        description="Draw the full rendering beside the agent's observation, for an environment id or a run.",
     )
     parser.add_argument("subject", metavar="ID|RUN", help="environment id, or run folder")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="image file (default: preview_<ID>.png)")
-    parser.add_argument("--frames", type=int, default=60, metavar="N", help="frames driven at random before (default: 60)")
+    parser.add_argument("--frames", type=int, default=60, metavar="N", help="frames to drive at random first (default: 60)")
     parser.add_argument("--trust", action="store_true", help="import wrappers of the run from anywhere, which runs their code")
     args = parser.parse_args(argv)
     whole_number("--frames", args.frames, 1, 900)

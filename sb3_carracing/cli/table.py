@@ -1,4 +1,4 @@
-"""The table of commands, from which the help and the messages derive."""
+"""The table of commands, from which the help and the error messages are made."""
 
 import importlib
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ class Command:
     Args:
         name: what the user types.
         help: one line.
-        target: "module:function" below `sb3_carracing`. It takes the command's arguments as a list.
+        target: "module:function" in `sb3_carracing`. The function takes the command's arguments as a list.
         group: heading in the help.
     """
 
@@ -43,7 +43,7 @@ class Command:
 
 @contextmanager
 def libraries_of(command: str) -> Iterator[None]:
-    """Raise a UserError where an import finds that a library of a command is not installed."""
+    """Raise a UserError if an import fails because a library that a command needs is not installed."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -63,14 +63,14 @@ COMMANDS = {
         Command("tune", "search hyperparameters on one machine or many", "cli.tune:main", EVERYDAY),
         Command("record_video", "film a trained agent", "zoo.commands:record_video", OF_RL_ZOO3),
         Command("record_training", "film a run's agents one after the other", "zoo.commands:record_training", OF_RL_ZOO3),
-        Command("benchmark", "play the agents of a folder and write a table", "cli.benchmark:main", OF_RL_ZOO3),
+        Command("benchmark", "evaluate the agents of a folder and write a table", "cli.benchmark:main", OF_RL_ZOO3),
         Command("plot_train", "plot the returns of training episodes", "zoo.plots:plot_train", OF_RL_ZOO3),
         Command("all_plots", "compare the evaluations of several runs", "zoo.plots:all_plots", OF_RL_ZOO3),
         Command("plot_from_file", "plot what all_plots has saved", "zoo.plots:plot_from_file", OF_RL_ZOO3),
         Command("load_from_hub", "download an agent from the Hugging Face hub", "zoo.commands:load_from_hub", OF_RL_ZOO3),
         Command("push_to_hub", "upload an agent to the Hugging Face hub", "zoo.commands:push_to_hub", OF_RL_ZOO3),
         Command("preview", "show what an agent sees", "cli.preview:main", FURTHER),
-        Command("convert", "bring an agent into the format without pickle", "cli.convert:main", FURTHER),
+        Command("convert", "convert an agent to the format without pickle", "cli.convert:main", FURTHER),
         Command("train_and_report", "train, then evaluate, plot and record the run", "cli.train_and_report:main", FURTHER),
     )
 }
@@ -85,7 +85,7 @@ def usage() -> str:
         commands = [command for command in COMMANDS.values() if command.group == group]
         lines += [f"{group}:", *(f"  {command.name:{width}}{command.help}" for command in commands), ""]
     lines += [
-        "`python -m sb3_carracing <command> --help` lists a command's arguments. --algo is beta_ppo where none is given.",
+        "`python -m sb3_carracing <command> --help` lists a command's arguments. --algo is beta_ppo by default.",
         "Bad input exits with status 2 and a one-line error; SB3_CARRACING_TRACEBACK=1 shows where it was raised.",
     ]
     return "\n".join(lines) + "\n"

@@ -20,7 +20,7 @@ def main(argv: list[str]) -> None:
 
     run_folder = COMMANDS["train"].load()(args.train_arguments)
     if run_folder is None:
-        print("There is no finished run: evaluate, plot and record are left out")
+        print("The training did not finish: skipping evaluate, plot and record")
         return
     from sb3_carracing.pipelines import env_spec, is_car_racing
     from sb3_carracing.runs import read_run
@@ -31,5 +31,5 @@ def main(argv: list[str]) -> None:
         COMMANDS["evaluate"].load()([str(run_folder), "-n", str(args.tracks), "--trust"])
         COMMANDS["record"].load()([str(run_folder), "-n", "1", "--trust"])
     else:
-        print(f"{env_id} is no CarRacing: evaluate and record are left out; enjoy plays it")
+        print(f"{env_id} is not a CarRacing: skipping evaluate and record; use enjoy to watch the agent")
     print(f"Everything is in {run_folder}")

@@ -17,7 +17,7 @@ def main(argv: list[str]) -> None:
         argv: arguments of rl-zoo3's `train -optimize`, and ours.
 
     Raises:
-        UserError: what cannot be searched, opened or found; before any training.
+        UserError: the search space, the storage or the study is invalid or missing. Raised before any training.
     """
     with libraries_of("tune"):
         from sb3_carracing.pipelines import env_spec
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Raise a UserError for a number out of range or for options that do not go together."""
+    """Raise a UserError for numbers out of range and for options that contradict each other."""
     from sb3_carracing.zoo.train_options import or_default
 
     whole_number("--heartbeat-interval", args.heartbeat_interval, 1)
@@ -55,16 +55,16 @@ def _check(args: argparse.Namespace) -> None:
     of_train = {"-conf": args.conf_file, "-params": args.hyperparams, "--env-kwargs": args.env_kwargs}
     unused = [option for option, value in of_train.items() if args.best and value]
     if unused:
-        raise UserError(f"--best trains the entry of its trial: to change it, give {unused[0]} to train, after --")
+        raise UserError(f"--best trains its trial's own YAML entry: to change it, pass {unused[0]} to train, after --")
     if not args.best and (args.train_arguments or args.print_only):
-        raise UserError("--print-only and arguments of train after -- go with --best")
+        raise UserError("--print-only and arguments after -- go with --best")
 
 
 def show_best(args: argparse.Namespace) -> Path | None:
     """Print the best trial of `args.study_name` in `args.storage` as a YAML entry.
 
     Returns:
-        The file that holds it, to be trained; None with `args.print_only`.
+        The file with the entry, to be trained; None with `args.print_only`.
 
     Raises:
         UserError: there is no such study, or none of its trials is complete.
@@ -87,19 +87,19 @@ def show_best(args: argparse.Namespace) -> Path | None:
 
 
 def train_best(args: argparse.Namespace, file: Path) -> None:
-    """Train the entry in a file with our `train`."""
+    """Train a file's entry with our `train`."""
     from sb3_carracing.zoo import commands
 
-    print(f"Training it: {file}", file=sys.stderr)
+    print(f"Training {file}", file=sys.stderr)
     argv = ["--algo", args.algo, "--env", args.env, "-conf", str(file), "-f", args.log_folder, "--device", args.device]
     argv += ["-n", str(args.n_timesteps), "--seed", str(args.seed), "--vec-env", args.vec_env]
     argv += ["--num-threads", str(args.num_threads), "--verbose", str(args.verbose), *(["-P"] if args.progress else [])]
-    # The last of two equal options counts.
+    # If an option is repeated, the last one counts.
     commands.train([*argv, *args.train_arguments])
 
 
 def _parser() -> argparse.ArgumentParser:
-    """Return rl-zoo3's options of a search, with ours behind them."""
+    """Return a parser with rl-zoo3's options of a search, followed by ours."""
     from sb3_carracing.zoo.register import ALGO_NAME, tunable_algorithms
     from sb3_carracing.zoo.scripts import StoreDict
     from sb3_carracing.zoo.storage import HEARTBEAT_INTERVAL
@@ -110,39 +110,39 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--algo", default=ALGO_NAME, choices=tunable_algorithms(), help="default: %(default)s")
     add("--env", default="CarRacingFast-v3", help="environment id (default: %(default)s)")
-    add("-n", "--n-timesteps", type=int, default=-1, help="steps of a trial (default: the YAML's n_timesteps)")
-    add("--n-trials", type=int, default=500, help="trials that this worker begins (default: %(default)s)")
-    add("--max-total-trials", type=int, help="complete and pruned trials of all workers; --n-trials does not count then")
-    add("--n-jobs", type=int, default=1, help="trials at a time in threads; several workers are faster (default: %(default)s)")
+    add("-n", "--n-timesteps", type=int, default=-1, help="steps per trial (default: the YAML's n_timesteps)")
+    add("--n-trials", type=int, default=500, help="trials that this worker starts (default: %(default)s)")
+    add("--max-total-trials", type=int, help="complete and pruned trials of all workers; replaces --n-trials")
+    add("--n-jobs", type=int, default=1, help="trials run in parallel threads; more workers are faster (default: %(default)s)")
     add("--sampler", default="tpe", choices=SAMPLERS, help="default: %(default)s")
     add("--pruner", default="median", choices=PRUNERS, help="default: %(default)s")
-    add("--n-startup-trials", type=int, default=10, help="random trials before the sampler (default: %(default)s)")
-    add("--n-evaluations", type=int, default=N_EVALUATIONS, help="reports a trial (default: %(default)s)")
-    add("--eval-episodes", type=int, default=5, help="episodes a report (default: %(default)s)")
-    add("--n-eval-envs", type=int, default=1, help="processes that evaluate (default: %(default)s)")
+    add("--n-startup-trials", type=int, default=10, help="random trials before the sampler starts (default: %(default)s)")
+    add("--n-evaluations", type=int, default=N_EVALUATIONS, help="reports per trial (default: %(default)s)")
+    add("--eval-episodes", type=int, default=5, help="episodes per report (default: %(default)s)")
+    add("--n-eval-envs", type=int, default=1, help="evaluation processes (default: %(default)s)")
     add("--storage", help="database URL (postgresql://user@host/name, sqlite:///file.db) or journal file (*.log)")
     add("--study-name", help="default: <algo>_<env>; workers with one storage and study name share its trials")
     add("--optimization-log-path", help="folder for evaluations.csv and best_model.zip of each trial")
     add("--seed", type=int, default=-1, help="seed of the study (default: the study's, else a random one)")
     add("-conf", "--conf-file", help="hyperparameters, YAML or Python (default: the package's)")
     add("-params", "--hyperparams", nargs="+", action=StoreDict, help="overwrite hyperparameters that are not searched")
-    add("--env-kwargs", nargs="+", action=StoreDict, help="of the environment, key:value")
-    add("--eval-env-kwargs", nargs="+", action=StoreDict, help="of the evaluation's environment (default: --env-kwargs)")
+    add("--env-kwargs", nargs="+", action=StoreDict, help="keyword arguments of the environment, key:value")
+    add("--eval-env-kwargs", nargs="+", action=StoreDict, help="the same for the evaluation (default: --env-kwargs)")
     add("--vec-env", default="dummy", choices=["dummy", "subproc"], help="default: %(default)s")
     add("--device", default="auto", help="default: %(default)s")
-    add("--num-threads", type=int, default=-1, help="threads of PyTorch")
+    add("--num-threads", type=int, default=-1, help="PyTorch threads")
     add("-f", "--log-folder", default="logs", help="default: %(default)s")
     add("--verbose", type=int, default=1, help="0: only warnings, 2: each trial's log")
     add("--gym-packages", nargs="+", default=[], help="modules to import that register environments")
-    add("-P", "--progress", action="store_true", help="a bar for each trial")
-    add("-optimize", "--optimize-hyperparameters", action="store_true", help="implied; rl-zoo3's command may be pasted")
-    add("--no-optim-plots", action="store_true", help="implied: no plots are shown")
+    add("-P", "--progress", action="store_true", help="show a progress bar for each trial")
+    add("-optimize", "--optimize-hyperparameters", action="store_true", help="implied, so that rl-zoo3's command works here")
+    add("--no-optim-plots", action="store_true", help="implied: tune shows no plots")
     ours = parser.add_argument_group("not in rl-zoo3")
     ours.add_argument(
         "--heartbeat-interval",
         type=int,
         default=HEARTBEAT_INTERVAL,
-        help="seconds between two signs of life of a trial in a database (default: %(default)s)",
+        help="seconds between two heartbeats of a trial in a database (default: %(default)s)",
     )
     ours.add_argument("--best", action="store_true", help="print the study's best trial as YAML and train it")
     ours.add_argument("--print-only", action="store_true", help="with --best: only print")

@@ -1,7 +1,7 @@
-"""CarRacing whose physics repeats under one action while its observation is drawn once, at the end.
+"""CarRacing with a built-in action repeat that draws one observation per step.
 
-Physics, rewards, endings and track are gymnasium's. This subclass overrides when an observation is drawn and when an
-episode is truncated, and it asks the training rules after each frame.
+Physics, rewards, episode ends and track are gymnasium's. This subclass changes when an observation is drawn and when an
+episode is truncated, and it applies the training rules after each frame.
 """
 
 import weakref
@@ -37,29 +37,29 @@ Result = TypeVar("Result")
 
 
 def to_gray(rgb: Observation) -> Observation:
-    """Turn an RGB observation (H, W, 3) into grey (H, W) as OpenCV does: 0.299 R + 0.587 G + 0.114 B, rounded."""
+    """Turn an RGB observation (H, W, 3) into gray (H, W) as OpenCV does: 0.299 R + 0.587 G + 0.114 B, rounded."""
     return np.asarray(cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY), dtype=np.uint8)
 
 
 class PlainAction(tuple[float, ...]):
-    """An action that gymnasium need not convert again in each of the frames that repeat it."""
+    """An action as plain floats, so that gymnasium does not convert it again in every repeated frame."""
 
     def astype(self, dtype: type) -> "PlainAction":
-        """Return itself: Python's floats have the 64 bits that gymnasium asks for."""
+        """Return itself: Python floats already have the 64 bits that gymnasium asks for."""
         return self
 
 
 @dataclass
 class Asked:
-    """What the wrappers around a `CarRacing` ask of the call that is running.
+    """What the wrappers around a `CarRacing` ask of the current call.
 
-    Between two calls it says what the environment does by itself. A wrapper changes it during a call only, so that nobody
-    else who holds the environment sees a change.
+    Between calls it holds the environment's own settings. A wrapper changes it only during a call, so other holders of the
+    environment never see the change.
 
     Attributes:
         frame_skip: Frames per step.
         max_frames: Frames after which the episode is truncated.
-        drawn: Whether somebody looks at the observation that the call returns. If not, its content is undefined.
+        drawn: Whether the observation that the call returns is used. If not, its content is undefined.
     """
 
     frame_skip: int
@@ -67,7 +67,7 @@ class Asked:
     drawn: bool = True
 
     def during(self, name: str, value: float, call: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
-        """Return what `call` returns while the attribute `name` has another value."""
+        """Return the result of `call`, made with the attribute `name` set to `value`."""
         before = getattr(self, name)
         setattr(self, name, value)
         try:
@@ -77,22 +77,23 @@ class Asked:
 
 
 class CarRacing(stock.CarRacing):
-    """Gymnasium's CarRacing with action repeat, greyscale and training rules inside the frame loop.
+    """Gymnasium's CarRacing with action repeat, grayscale and training rules inside the frame loop.
 
-    With the defaults every reward, end, car state and random number is stock `CarRacing-v3`'s. The environment itself
-    truncates an episode at frame 1000, in the middle of a repeat too, so no TimeLimit belongs around it.
+    With the defaults every reward, episode end, car state and random number equals stock `CarRacing-v3`'s. The environment
+    itself truncates an episode at frame 1000, even in the middle of a repeat, so it needs no TimeLimit.
 
-    `info` of `reset` and of every `step` holds `frames` (physics frames since reset, no-op frames included) and `score` (the
-    sum of gymnasium's own reward over those frames, whatever the training rules make of it). That of `step` also holds
-    `episode_over` (the environment's own end, whatever a wrapper makes of it). At the end of an episode it holds gymnasium's
-    `lap_finished`, or `stopped_by` if a training rule ended the episode.
+    The `info` of `reset` and `step` holds `frames` (physics frames since reset, no-op frames included) and `score` (the sum of
+    gymnasium's own reward over those frames, unchanged by training rules). The `info` of `step` also holds `episode_over`
+    (whether the environment itself has ended the episode). At the end of an episode it holds gymnasium's `lap_finished`, or
+    `stopped_by` if a training rule ended the episode.
 
     Args:
         render_mode: As in gymnasium: None, "human", "rgb_array" (for people) or "state_pixels" (what the agent sees).
         verbose: Print track generation.
-        lap_complete_percent: See gymnasium. In its version 1.4.0 it has no effect.
-        domain_randomize: New colours at every reset.
-        continuous: Actions (3,) of steering in [-1, 1] and gas and brake in [0, 1]. Otherwise gymnasium's five discrete ones.
+        lap_complete_percent: See gymnasium. It has no effect in gymnasium 1.4.0.
+        domain_randomize: Draw new colors at every reset.
+        continuous: Take actions (3,): steering in [-1, 1], gas and brake in [0, 1]. Otherwise take gymnasium's five discrete
+            actions.
         frame_skip: Physics frames per step, at least 1. Rewards are summed, and one observation is drawn.
         grayscale: Observations (96, 96) uint8 instead of (96, 96, 3).
         renderer: "fast" (ours) or "stock" (gymnasium's) for observations.
@@ -147,7 +148,7 @@ class CarRacing(stock.CarRacing):
         this = weakref.proxy(self)
         self._frame = Frame(lambda: this.observation(grayscale=False))
         self._inside_frame = False
-        self._drawn: dict[bool, Observation] = {}  # observations of this frame, in colour and in grey
+        self._drawn: dict[bool, Observation] = {}  # observations of this frame, in color and in gray
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
         """Make a new track and return the first observation and `{"frames": ..., "score": ...}`."""
@@ -159,7 +160,7 @@ class CarRacing(stock.CarRacing):
     def step(self, action: Any) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
         """Play `frame_skip` frames under `action`, fewer where the episode ends, and draw the last one."""
         if self.car is None:
-            raise gym.error.ResetNeeded("Cannot step an environment that has not been reset, or not since it was closed")
+            raise gym.error.ResetNeeded("Cannot step an environment before reset, or after close without another reset")
         if action is None:
             return self._first_step()
         if self.continuous:
@@ -174,10 +175,10 @@ class CarRacing(stock.CarRacing):
         return self._seen(), total, frame.terminated, frame.truncated, info
 
     def observation(self, *, grayscale: bool | None = None) -> Observation:
-        """Return the observation of this moment, drawn when somebody asks for it first.
+        """Return the current observation, drawn on the first request.
 
         Args:
-            grayscale: In grey (96, 96) or in colour (96, 96, 3); None for the environment's own.
+            grayscale: In gray (96, 96) or in color (96, 96, 3); None for the environment's own.
         """
         grayscale = self.grayscale if grayscale is None else grayscale
         if grayscale not in self._drawn:
@@ -185,26 +186,26 @@ class CarRacing(stock.CarRacing):
         return self._drawn[grayscale]
 
     def close(self) -> None:
-        """Close gymnasium's window and let go of all that takes memory. `reset` makes it anew."""
+        """Close gymnasium's window and free memory; `reset` allocates it again."""
         super().close()  # type: ignore[no-untyped-call]
         self._destroy()
         self.car = self.surf = self.state = None
         self._drawn.clear()
         self._camera = None
         self._frame.start(None, ())
-        # The listeners know the environment: without them, no reference cycle keeps it waiting for the garbage collector.
+        # The listeners refer to the environment. Without them there is no reference cycle to wait for the garbage collector.
         self.world.contactListener = None
         self.world.contactListener_bug_workaround = self.contactListener_keepref = None  # type: ignore[assignment]
 
     def _seen(self) -> Observation:
-        """Return the observation, or an array of its shape where nobody looks."""
+        """Return the observation, or any array of its shape if it is not used."""
         self.state = seen = self.observation() if self.asked.drawn else np.empty(self._shape, np.uint8)
         return seen
 
     def _first_step(self) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Play what comes before the agent's first decision. Gymnasium's `reset` ends in `step(None)`.
+        """Play the frames before the agent's first decision; gymnasium's `reset` ends with `step(None)`.
 
-        Its one frame without action is not counted, as in gymnasium, whose TimeLimit does not see it. Idle frames are.
+        That single frame without an action is not counted, just as gymnasium's TimeLimit does not count it. Idle frames are.
         """
         self.world.building_car = False
         self.car = FastCar(self.car)
@@ -220,7 +221,7 @@ class CarRacing(stock.CarRacing):
         return None, 0.0, False, False, {}
 
     def _play(self, action: Any, n_frames: int, *, ruled: bool = True) -> float:
-        """Play up to `n_frames` frames under one action and return the sum of their rewards; `_frame` is the last one."""
+        """Play up to `n_frames` frames with one action and return the sum of their rewards; `_frame` is the last one."""
         frame, rules, max_frames = self._frame, self.rules, self.asked.max_frames
         ruled = ruled and rules.act_on_frames
         total = 0.0
@@ -254,7 +255,7 @@ class CarRacing(stock.CarRacing):
             self.car.destroy()
 
     def _create_track(self) -> bool:
-        """Make a track from the next random numbers; False if its ends do not meet, and gymnasium tries again."""
+        """Make a track from the next random numbers; return False if its ends do not meet, so that gymnasium retries."""
         self.road = []
         self.start_alpha = track.START_ALPHA
         places = track.walk(track.checkpoints(self.np_random))
@@ -292,9 +293,9 @@ class CarRacing(stock.CarRacing):
         self.world.contactListener = self.world.contactListener_bug_workaround
 
     def _render(self, mode: str) -> Any:
-        """Draw what gymnasium asks for; inside a frame nobody has asked yet whether it will be seen."""
+        """Draw what gymnasium asks for, except within a frame, where it is not yet known whether the image is needed."""
         if self._inside_frame and mode == "state_pixels":
-            # Gymnasium draws before it takes off the frame's 0.1; the digits of a later drawing have to agree.
+            # Gymnasium draws before it subtracts the frame's 0.1. The digits have to agree if we draw later.
             self._drawn_score = self.reward
             return None
         if self.car is None:
@@ -306,7 +307,7 @@ class CarRacing(stock.CarRacing):
         return super()._render(mode)
 
     def _show_in_window(self) -> Any:
-        """Show a frame; the window shows every one, at gymnasium's rate, whatever a step repeats."""
+        """Show a frame in the window, which shows every frame at gymnasium's rate regardless of the action repeat."""
         metadata, self.metadata = self.metadata, type(self).metadata
         try:
             return super()._render("human")

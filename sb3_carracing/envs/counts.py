@@ -1,7 +1,7 @@
-"""What is counted in an episode, and how it reaches whoever is above.
+"""Counts of an episode, and how they reach the wrappers and callbacks above.
 
-Any environment may put a `score` or `frames` of its own into `info`, so those names cannot be trusted there. The counts
-travel under a key that no other library uses. Only our CarRacing and `RawScore` write it.
+Any environment may put its own `score` or `frames` into `info`, so those keys cannot be trusted. The counts use a key that no
+other library uses. Only our CarRacing and `RawScore` write it.
 """
 
 from typing import Any, NamedTuple
@@ -13,9 +13,9 @@ class Counts(NamedTuple):
     """Counts of an episode up to now.
 
     Attributes:
-        score: sum of the environment's own rewards, whatever training rules and wrappers make of them.
+        score: sum of the environment's own rewards, before training rules and wrappers change them.
         frames: frames played.
-        over: whether the environment has ended the episode, whatever a wrapper makes of it.
+        over: whether the environment itself has ended the episode, regardless of wrappers.
         lap_finished: whether a lap of CarRacing was finished; False in other environments.
     """
 
@@ -32,6 +32,6 @@ def put_counts(info: dict[str, Any], counts: Counts) -> None:
 
 
 def counts_of(info: dict[str, Any]) -> Counts | None:
-    """Return the counts in the `info` of a step, None if nobody below counts."""
+    """Return the counts in the `info` of a step, None if no wrapper or environment below counts."""
     counts = info.get(KEY)
     return None if counts is None else Counts(*counts)

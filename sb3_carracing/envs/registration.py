@@ -21,7 +21,7 @@ def _wrapper(name: str, module: str = _WRAPPERS, **kwargs: Any) -> WrapperSpec:
 FRAME_LIMIT = _wrapper("FrameLimit")
 _STACK_4 = _wrapper("FrameStackObservation", "gymnasium.wrappers", stack_size=4, padding_type="reset")
 
-# Both source projects judge grass by the colours of every frame, as gymnasium draws it: hence the stock renderer.
+# Both source projects detect grass by the colors of every frame as gymnasium draws it, so they need the stock renderer.
 _IDS = {
     "CarRacingFast-v3": _Id({}, ()),
     "CarRacingBlog-v3": _Id(
@@ -41,10 +41,10 @@ _IDS = {
 
 
 def register_envs() -> None:
-    """Register this package's ids with gymnasium. Ids that are registered already stay as they are.
+    """Register this package's ids with gymnasium; leave ids alone that are registered already.
 
-    Limit and reward threshold are those of gymnasium's `CarRacing-v3`. The limit is in frames, as around the stock
-    environment: `FrameLimit` sees to it that no view's repeat changes that.
+    The time limit and the reward threshold are those of gymnasium's `CarRacing-v3`. `FrameLimit` keeps the limit in frames, as
+    in the stock environment, even if a wrapper repeats actions.
     """
     for env_id, (kwargs, views) in _IDS.items():
         if env_id not in gym.registry:

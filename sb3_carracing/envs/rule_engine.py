@@ -1,4 +1,4 @@
-"""The machinery of training rules: how a rule is declared, what it sees of a frame and when it acts."""
+"""The machinery of training rules: how to declare a rule, what it sees of a frame and when it acts."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from sb3_carracing.errors import UserError
 
 RETIRED = {"retry_rate": "repeating unfinished tracks did not improve the agents"}
-"""Options of former versions, and why they are gone. Old runs may still name them."""
+"""Options of earlier versions, and why they were removed. Old runs may still name them."""
 
 Drive = Callable[[float, float, float], bool]
 """Plays one frame with a steering, gas and brake that earns the agent nothing. Returns whether the episode goes on."""
 
 
 class Frame:
-    """The frame just played: what gymnasium made of it, and what the rules make of that.
+    """The latest frame: what gymnasium returned for it, as changed by the rules.
 
     Attributes:
         car: The car, a gymnasium `Car`.
@@ -55,7 +55,7 @@ class Frame:
         self.terminated = self.truncated = False
 
     def record(self, reward: float, terminated: bool, max_frames: float, info: dict[str, Any]) -> None:
-        """Take note of what gymnasium has returned for the next frame, and truncate at the limit."""
+        """Record what gymnasium returned for the next frame, and truncate at the limit."""
         self.number += 1
         self.reward = reward
         self.terminated = self.over_in_gymnasium = terminated
@@ -91,7 +91,7 @@ def option(default: Any, check: Callable[[str, Any], Any], meaning: str) -> Any:
     """Declare an option of a rule.
 
     Args:
-        default: Its value where nobody gives another.
+        default: Its value if none is given.
         check: Called with the option's name and value. Returns the value to use or raises `UserError`.
         meaning: What it means, for the documentation.
     """
@@ -112,7 +112,7 @@ class TrainingRule:
 
     @property
     def needs_observations(self) -> bool:
-        """Whether the rule looks at the observation of every frame."""
+        """Whether the rule needs the observation of every frame."""
         return False
 
     @property
@@ -121,7 +121,7 @@ class TrainingRule:
         return 0
 
     def check(self, *, continuous: bool) -> None:
-        """Raise `UserError` where the rule cannot work with such actions."""
+        """Raise `UserError` if the rule does not support such actions."""
 
     def begin(self, frame: Frame, random: np.random.Generator) -> None:
         """Reset the rule's own state for a new episode."""
@@ -146,7 +146,7 @@ def training_rule(cls: RuleClass) -> RuleClass:
     """Register a rule. Its options become keyword arguments of every `CarRacing` made from now on.
 
     Raises:
-        ValueError: Another rule has an option of the same name, or had one in a former version.
+        ValueError: Another rule has an option of the same name, or had one in an earlier version.
     """
     rule: Any = dataclass(cls)
     others = {one for name, other in _RULES.items() if name != cls.__name__ for one in _options(other)}
@@ -169,7 +169,7 @@ class TrainingRules:
         options: Value of every option, given or not.
         active: The rules that are on, in the order in which they act.
         idle_frames: Frames without action after reset.
-        needs_observations: Whether some rule looks at the observation of every frame.
+        needs_observations: Whether any rule needs the observation of every frame.
         act_on_frames: Whether `after_frame` does anything.
         act_after_steps: Whether `after_step` does anything.
 
@@ -198,7 +198,7 @@ class TrainingRules:
         self._random = np.random.default_rng()
 
     def begin(self, frame: Frame, seed: int | None) -> None:
-        """Begin an episode. The rules draw from a generator of their own, so that they change no track."""
+        """Begin an episode; the rules draw from their own generator, so that they do not change the tracks."""
         if seed is not None:
             self._random = np.random.default_rng(seed)
         for rule in self.active:
@@ -235,16 +235,16 @@ def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def evaluation_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keyword arguments that an evaluation of CarRacing keeps, which are all but those for training only.
+    """Return the keyword arguments of CarRacing that an evaluation keeps.
 
-    Dropped are the options of the training rules, retired ones (with a warning) and `max_episode_steps`.
+    It drops the options of the training rules, retired options (with a warning) and `max_episode_steps`.
     """
     training_only = _options(*_RULES.values()).keys() | {"max_episode_steps"}
     return {name: value for name, value in without_retired(kwargs).items() if name not in training_only}
 
 
 def without_retired(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keyword arguments that an agent is played with, which lack retired options. A warning names those."""
+    """Return keyword arguments without retired options, which a warning names."""
     for name in sorted(RETIRED.keys() & kwargs.keys()):
         warnings.warn(f"ignoring {name}, which is no longer a training rule: {RETIRED[name]}", stacklevel=3)
     return {name: value for name, value in kwargs.items() if name not in RETIRED}

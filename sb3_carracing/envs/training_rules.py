@@ -1,7 +1,7 @@
-"""The training rules: what a training may change about the rewards, the ends and the starts of CarRacing's episodes.
+"""The training rules: what training may change about the rewards, starts and ends of CarRacing's episodes.
 
-A rule is one class that holds its options and its own state. The options become keyword arguments of `CarRacing`. They are
-off by default, and an evaluation drops them. This is a complete rule, here or in a user's own module::
+A rule is one class with its options and its own state. The options become keyword arguments of `CarRacing`. They are off by
+default, and an evaluation drops them. This is a complete rule, here or in a user's own module::
 
     @training_rule
     class SteeringCost(TrainingRule):
@@ -56,7 +56,7 @@ __all__ = [
 ]
 
 MAX_FRAMES = 1000
-"""Frames after which an episode is truncated. Gymnasium's registration of `CarRacing-v3` has the same number."""
+"""Frames after which an episode is truncated, as in gymnasium's registration of `CarRacing-v3`."""
 
 GRASS_RULES = ("wheels", "green")
 
@@ -87,7 +87,7 @@ class NoopFrames(TrainingRule):
     noop_frames: int = option(
         0,
         partial(whole_number, low=0, high=MAX_FRAMES - 1),
-        "Frames without action after reset. Their reward counts in `score` alone.",
+        "Frames without action after reset. Their reward counts only toward `score`.",
     )
 
     @property
@@ -101,11 +101,11 @@ class EndBonus(TrainingRule):
     """Add a bonus at the end of the stock episode."""
 
     end_bonus: float = option(
-        0.0, finite_number, "Added on the frame that ends the stock episode, also after a crash. The blog has 100."
+        0.0, finite_number, "Added on the frame that ends the stock episode, even after a crash. The blog uses 100."
     )
 
     def change_reward(self, frame: Frame) -> float:
-        """Return the bonus where the episode is over."""
+        """Return the bonus if the episode is over."""
         return self.end_bonus if frame.over else 0.0
 
 
@@ -124,11 +124,11 @@ class GrassPenalty(TrainingRule):
 
     @property
     def needs_observations(self) -> bool:
-        """Whether the rule looks at the observation of every frame."""
+        """Whether the rule needs the observation of every frame."""
         return self.grass_rule == "green"
 
     def change_reward(self, frame: Frame) -> float:
-        """Subtract the penalty where the car is on the grass."""
+        """Subtract the penalty if the car is on the grass."""
         green = self.needs_observations
         on_grass = mostly_green(frame.observation(), self.green_threshold) if green else frame.off_road
         return -self.grass_penalty if on_grass else 0.0
@@ -169,7 +169,7 @@ class NoProgress(TrainingRule):
         self._progress = Progress(self.no_progress_frames)
 
     def end(self, frame: Frame) -> None:
-        """Stop where the mean reward is too low."""
+        """Stop if the mean reward is too low."""
         if self._progress.mean_with(frame.reward) <= self.no_progress_reward:
             frame.stop("no_progress")
 
@@ -184,8 +184,8 @@ class Progress:
     def mean_with(self, reward: float) -> float:
         """Replace the oldest reward by `reward` and return the mean.
 
-        The array is circular, not shifted. The last bit of a sum of 100 times -0.1 decides whether the blog's threshold of
-        -0.1 is met, so the terms have to stand in the blog's order.
+        The array is circular, as in the blog. The last bit of a sum of 100 times -0.1 decides whether the threshold of -0.1 is
+        met, so the terms have to be added in the blog's order.
         """
         self._history[self._next] = reward
         self._next = (self._next + 1) % len(self._history)
@@ -194,16 +194,16 @@ class Progress:
 
 @training_rule
 class LapRule(TrainingRule):
-    """Charge for tiles that are left out, and truncate the episode where the lap ends."""
+    """Penalize missed tiles and truncate the episode at the end of the lap."""
 
     gap_penalty: float = option(
-        0.0, at_least_0, "Subtracted for every stretch of tiles that the car has passed and no wheel has touched."
+        0.0, at_least_0, "Subtracted for every gap: a stretch of tiles that the car has passed without touching."
     )
     truncate_lap: bool = option(
         False,
         true_or_false,
-        "Truncate the episode where the car has come round, instead of terminating it, even if tiles are left out. A "
-        "learner that bootstraps truncated episodes then need not know where the lap ends, which no observation shows.",
+        "Truncate the episode at the end of the lap instead of terminating it, even if tiles were missed. The observations do "
+        "not show where a lap ends, and a learner that bootstraps truncated episodes then does not need to know.",
     )
 
     @property
@@ -212,15 +212,15 @@ class LapRule(TrainingRule):
         return self.gap_penalty > 0 or self.truncate_lap
 
     def begin(self, frame: Frame, random: np.random.Generator) -> None:
-        """Start with no tile touched."""
+        """Start with all tiles untouched."""
         self._lap = Lap(frame.road)
 
     def change_reward(self, frame: Frame) -> float:
-        """Subtract the penalty for every gap that has opened."""
+        """Subtract the penalty for every new gap."""
         return -self.gap_penalty * self._lap.advance(frame.car)
 
     def end(self, frame: Frame) -> None:
-        """Truncate where the lap ends, unless another rule has stopped the episode."""
+        """Truncate at the end of the lap, unless another rule has stopped the episode."""
         if not self.truncate_lap or "stopped_by" in frame.info:
             return
         if self._lap.came_round and "lap_finished" not in frame.info:
@@ -230,18 +230,18 @@ class LapRule(TrainingRule):
 
 
 class Lap:
-    """How far a car has come along its lap, and where it has left out tiles.
+    """Progress of a car along its lap, and the tiles that it has missed.
 
-    A tile counts as left out when no wheel has touched it and the foremost wheel is `_LAG` tiles further: until then a
-    rear wheel may still touch it. Neighbouring tiles left out are one gap. The first missed tile costs a lap its finish,
-    the next ones only their own points.
+    A tile counts as missed when no wheel has touched it and the foremost wheel is `_LAG` tiles further. Until then a rear
+    wheel may still touch it. Adjacent missed tiles form one gap. After the first missed tile the lap cannot be finished;
+    further ones only cost their own points.
 
     Args:
         road: The tiles in driving order, each with `idx` and `road_visited`. The car starts on the first.
     """
 
     _LAG = 5
-    _LONGEST_CUT = 60  # A tile further ahead than this is not the road driven on but one that runs beside it.
+    _LONGEST_CUT = 60  # A tile further ahead than this belongs to a road section that runs alongside.
 
     def __init__(self, road: Sequence[Any]) -> None:
         self._road = road
@@ -252,7 +252,7 @@ class Lap:
         """Whether the car has reached the last tile, or one at the start from there."""
 
     def advance(self, car: Any) -> int:
-        """Take note of the tiles under the car's wheels; return how many gaps have opened since the last call."""
+        """Update from the tiles under the car's wheels and return the number of new gaps."""
         touched = {tile.idx for wheel in car.wheels for tile in wheel.tiles}
         self._front = max((idx for idx in touched if 0 <= idx - self._front <= self._LONGEST_CUT), default=self._front)
         last = len(self._road) - 1
@@ -269,17 +269,17 @@ class Lap:
 
 @training_rule
 class Standstills(TrainingRule):
-    """Bring the car to a stand once, anywhere on the track, in a share of the episodes.
+    """Stop the car once, anywhere on the track, in a fraction of the episodes.
 
-    A good driver who loses the car in a hard turn brakes, and then stands where no training episode has ever stood. A policy
-    knows nothing of observations that it has never had, and such a one keeps the brake pressed.
+    A good policy brakes when it loses the car in a hard turn. The car then stands in a place where it never stood in training.
+    The policy has not learned what to do there and keeps the brake pressed.
     """
 
     standstill_rate: float = option(
         0.0,
         share,
-        "Share of the episodes in which the car is once steered at random and braked until it stands. That passes inside "
-        "one step and pays nothing; from then on leaving the road does not end the episode. Continuous actions only.",
+        "Fraction of the episodes in which the car is once steered at random and braked until it stands. This happens within "
+        "one step and gives no reward. From then on leaving the road does not end the episode. Continuous actions only.",
     )
 
     def check(self, *, continuous: bool) -> None:
@@ -288,7 +288,7 @@ class Standstills(TrainingRule):
             raise UserError(f"standstill_rate is for continuous actions, got {self.standstill_rate!r} with continuous=False")
 
     def begin(self, frame: Frame, random: np.random.Generator) -> None:
-        """Draw whether and when the car is brought to a stand."""
+        """Draw whether and when to stop the car."""
         self.coming = Standstill(random) if random.random() < self.standstill_rate else None
 
     def after_step(self, frame: Frame, drive: Drive) -> None:
@@ -305,16 +305,16 @@ class Standstills(TrainingRule):
 
 
 class Standstill:
-    """When and how the car is brought to a stand, drawn from `random`."""
+    """When and how the car is stopped, drawn from `random`."""
 
     EARLIEST, LATEST = 50, 700
-    """Frames of the episode between which it begins."""
+    """Range of frames in which it begins."""
     LONGEST_TURN = 25
-    """Most frames of steering before the brakes lock."""
+    """Maximum number of frames of steering before the brakes lock."""
     LONGEST_STOP = 120
-    """Frames of braking after which the driver gets the car back even if it still rolls."""
+    """Maximum number of frames of braking; then the agent takes over even if the car still rolls."""
     STANDS = 1.0
-    """Speed, in the physics' units (a fast car has about 90), below which a car stands."""
+    """Speed below which the car counts as standing, in units of the physics (a fast car has about 90)."""
 
     def __init__(self, random: np.random.Generator) -> None:
         self.begins = int(random.integers(self.EARLIEST, self.LATEST))

@@ -1,11 +1,11 @@
-"""Wrappers of the agent's view and reward, by dotted path in any rl-zoo3 YAML and around any fitting environment.
+"""Wrappers of observations, actions and rewards, for any suitable environment and by dotted path in any rl-zoo3 YAML.
 
-What starts, ends or times an episode is not here but in `CarRacing` itself: rl-zoo3 and SB3 put `Monitor` below the wrappers
-of a YAML file, and an end that Monitor does not see leaves it without episodes.
+Rules that start or end an episode are in `CarRacing` itself. rl-zoo3 and SB3 put `Monitor` below the wrappers of a YAML file,
+and Monitor would miss an end that a wrapper above it causes.
 
-Each wrapper takes a gymnasium environment and keyword arguments, and raises `UserError` for wrong values. Around this
-package's `CarRacing`, `ActionRepeat` and `Grayscale` leave their work to the environment, so that nothing is drawn to be
-thrown away. They ask for it call by call (`CarRacing.asked`): to everybody else the environment stays as it was.
+Each wrapper takes a gymnasium environment and keyword arguments, and raises `UserError` for invalid values. Around this
+package's `CarRacing`, `ActionRepeat` and `Grayscale` delegate their work to the environment, so that it draws no unused
+observations. They ask for this in each call (`CarRacing.asked`) and leave the environment's own settings unchanged.
 """
 
 import math
@@ -29,8 +29,8 @@ from sb3_carracing.errors import UserError
 Env = gym.Env[Any, Any]
 Step = tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]
 
-# Wrappers through which a CarRacing may be asked, since they do not look at observations, nor at rewards frame by frame. By
-# name, because SB3's module loads torch, which the environments do not need.
+# Wrappers that allow delegation to a CarRacing below, since they use neither observations nor single frames' rewards. They are
+# listed by name, because importing SB3's would load torch, which the environments do not need.
 _OF_GYM_MAKE = {"gymnasium.wrappers.common.PassiveEnvChecker", "gymnasium.wrappers.common.OrderEnforcing"}
 _TRANSPARENT = _OF_GYM_MAKE | {
     "stable_baselines3.common.monitor.Monitor",
@@ -53,15 +53,15 @@ def _car_racing_below(env: Env, transparent: Collection[str]) -> CarRacing | Non
 
 
 def _image_space(env: Env, wrapper: str, in_colour: bool = False) -> spaces.Box:
-    """Return the space of an env with uint8 images.
+    """Return the observation space of an environment with uint8 images.
 
     Args:
         env: The environment.
         wrapper: Name for the error message.
-        in_colour: Accept shapes (H, W, 3) only, instead of (H, W) and (H, W, C).
+        in_colour: Accept only shapes (H, W, 3), instead of (H, W) and (H, W, C).
 
     Raises:
-        UserError: The space is another one.
+        UserError: The space is different.
     """
     space = env.observation_space
     if (
@@ -77,11 +77,11 @@ def _image_space(env: Env, wrapper: str, in_colour: bool = False) -> spaces.Box:
 class ActionRepeat(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Repeat each action for `frame_skip` steps of `env` and sum their rewards, up to the episode's end.
 
-    Around this package's `CarRacing` the environment repeats the action by itself and draws only the last frame. A `Monitor`
-    between the two then counts decisions in its `l`, as one outside of this wrapper does. Around any other environment a
-    `Monitor` below counts the single steps. Its `r` is the same sum.
+    This package's `CarRacing` repeats the action by itself and draws only the last frame. A `Monitor` between it and this
+    wrapper then counts decisions in its `l`, like a `Monitor` outside of this wrapper. Around any other environment, a
+    `Monitor` below counts single steps. Its `r` is the same sum in all cases.
 
-    `metadata["render_fps"]` is that of `env` divided by `frame_skip`, so that a film of every step runs at the right speed.
+    `metadata["render_fps"]` is that of `env` divided by `frame_skip`, so that a video of every step runs at the right speed.
 
     Args:
         env: Any environment.
@@ -119,10 +119,10 @@ class ActionRepeat(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
 
 class Grayscale(gym.ObservationWrapper[Observation, Any, Any], RecordConstructorArgs):
-    """Turn observations (H, W, 3) into grey (H, W): 0.299 R + 0.587 G + 0.114 B, the weights of both source projects.
+    """Turn observations (H, W, 3) into gray (H, W): 0.299 R + 0.587 G + 0.114 B, the weights of both source projects.
 
     Gymnasium's own `GrayscaleObservation` has other weights (0.2125, 0.7154, 0.0721). Around this package's `CarRacing` the
-    environment draws in grey instead of in colour.
+    environment draws in gray instead of in color.
 
     Example:
         >>> env = Grayscale(gym.make("CarRacing-v3"))
@@ -138,31 +138,31 @@ class Grayscale(gym.ObservationWrapper[Observation, Any, Any], RecordConstructor
         self.observation_space = spaces.Box(0, 255, space.shape[:2], np.uint8)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
-        """Return the first observation in grey."""
+        """Return the first observation in gray."""
         if self._car_racing is None:
             return super().reset(seed=seed, options=options)
         _, info = self._car_racing.asked.during("drawn", False, self.env.reset, seed=seed, options=options)
         return self._car_racing.observation(grayscale=True), info
 
     def step(self, action: Any) -> Step:
-        """Return what `env` returns, the observation in grey."""
+        """Return what `env` returns, with the observation in gray."""
         if self._car_racing is None:
             return super().step(action)
         _, reward, terminated, truncated, info = self._car_racing.asked.during("drawn", False, self.env.step, action)
         return self._car_racing.observation(grayscale=True), reward, terminated, truncated, info
 
     def observation(self, observation: Observation) -> Observation:
-        """Return the observation in grey (H, W)."""
+        """Return the observation in gray (H, W)."""
         return to_gray(observation)
 
 
 class FrameLimit(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Let `CarRacing` itself keep the limit that `gym.make` is given, in the middle of a repeat too.
+    """Let `CarRacing` itself enforce the time limit given to `gym.make`, even in the middle of a repeat.
 
-    This package's ids put it around the environment, where it takes the place of gymnasium's `TimeLimit`. That one counts
-    steps, and a step may be many frames. The registered limit of 1000 means 1000 frames. Any other `max_episode_steps` means
-    steps of the environment below the views, which are frames unless its keyword `frame_skip` says otherwise; -1 means no
-    limit. `spec.max_episode_steps` holds the limit in such steps.
+    This package's ids put it around the environment instead of gymnasium's `TimeLimit`, which counts steps, and a step may be
+    many frames. The registered limit of 1000 means 1000 frames. Any other `max_episode_steps` counts steps of the environment
+    below the wrappers. Such a step is one frame unless the environment's own `frame_skip` is larger. -1 means no limit.
+    `spec.max_episode_steps` holds the limit in these steps.
 
     Around other environments, and around another `FrameLimit`, it does nothing.
     """
@@ -194,7 +194,7 @@ class FrameLimit(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
 
 class Crop(gym.ObservationWrapper[Observation, Any, Any], RecordConstructorArgs):
-    """Keep rows `top` to `bottom` and columns `left` to `right` of an image, without the last of each.
+    """Crop images to rows `top` to `bottom` and columns `left` to `right`, excluding the last of each.
 
     Example:
         The Iurin implementation's 84x84, without the dashboard:
@@ -217,20 +217,20 @@ class Crop(gym.ObservationWrapper[Observation, Any, Any], RecordConstructorArgs)
         self.observation_space = spaces.Box(space.low[self._window], space.high[self._window], dtype=np.uint8)
 
     def observation(self, observation: Observation) -> Observation:
-        """Return the window, a view of the observation."""
+        """Return the cropped observation, as a view."""
         return observation[self._window]
 
 
 class GrassPenalty(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Subtract `penalty` from the reward of every step of `env` that ends on the grass.
 
-    The penalty is due once per step. Inside `ActionRepeat`, or as `CarRacing`'s own `grass_penalty`, that is once per frame.
+    It applies once per step. Inside `ActionRepeat`, or as `CarRacing`'s own `grass_penalty`, it applies once per frame.
 
     Args:
-        env: Any CarRacing for the rule "wheels", any environment with RGB observations for "green".
+        env: Any CarRacing for the rule "wheels"; any environment with RGB observations for "green".
         penalty: At least 0.
         rule: "wheels": no wheel touches the road. "green": the observation's mean green is above `green_threshold`.
-        green_threshold: 0 to 255. The Iurin implementation has 180, the blog implementation 185.
+        green_threshold: 0 to 255. The Iurin implementation uses 180, the blog implementation 185.
 
     Example:
         >>> env = GrassPenalty(gym.make("CarRacing-v3"), penalty=0.05, rule="green", green_threshold=185)
@@ -248,7 +248,7 @@ class GrassPenalty(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             raise UserError(f"GrassPenalty with rule='wheels' needs a CarRacing environment, got {env.unwrapped}")
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Return what `env` returns, with the penalty subtracted where it is due."""
+        """Return what `env` returns, with the penalty subtracted if the car is on the grass."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         if self._on_grass(observation):
             reward = float(reward) - self.penalty
@@ -261,7 +261,7 @@ class GrassPenalty(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
 
 class ScaleReward(gym.RewardWrapper[Any, Any], RecordConstructorArgs):
-    """Multiply every reward by `scale`, so that returns of hundreds do not swamp the value loss.
+    """Multiply every reward by `scale`, so that returns in the hundreds do not dominate the value loss.
 
     Example:
         >>> env = ScaleReward(gym.make("CarRacing-v3"), scale=0.1)
@@ -278,9 +278,9 @@ class ScaleReward(gym.RewardWrapper[Any, Any], RecordConstructorArgs):
 
 
 class SignedPedals(gym.ActionWrapper[Any, NDArray[np.float32], Any], RecordConstructorArgs):
-    """Drive CarRacing with two actions in [-1, 1]: steering, and one pedal: gas above zero, brake below.
+    """Drive CarRacing with two actions in [-1, 1]: steering, and one pedal with gas above zero and brake below.
 
-    On average an untrained policy then neither brakes nor accelerates. With three actions it brakes at one half.
+    On average an untrained policy then neither brakes nor accelerates. With three actions its mean brake is one half.
 
     Example:
         >>> env = SignedPedals(gym.make("CarRacing-v3"))

@@ -54,16 +54,16 @@ __all__ = ["BetaPPO"]
 
 
 class NonFiniteLossError(ValueError):
-    """The loss became NaN or infinite: the weights are lost."""
+    """The loss became NaN or infinite, so the weights are lost."""
 
 
 class BetaPPO(OnPolicyAlgorithm):
     """PPO, clip version (Schulman et al. 2017), with a Beta policy (Chou et al. 2017) on bounded continuous actions.
 
-    A drop-in for `stable_baselines3.PPO`, with the same arguments, defaults, log keys, warnings and errors. It differs where
-    a Beta cannot follow, checks hyperparameters before the first step, and ends the training at once with a
-    `NonFiniteLossError` when the loss is not finite. On Discrete, MultiDiscrete and MultiBinary actions it is PPO with SB3's
-    own distributions.
+    A drop-in replacement for `stable_baselines3.PPO`, with the same arguments, defaults, log keys, warnings and errors. It
+    refuses options that a Beta cannot support, checks hyperparameters before the first step, and raises `NonFiniteLossError`
+    as soon as the loss is not finite. On Discrete, MultiDiscrete and MultiBinary actions it is PPO with SB3's own
+    distributions.
 
     It logs PPO's keys under `train/`, and `grad_norm` (the mean before clipping). On Box actions it also logs
     `concentration_mean` and `concentration_max` of alpha + beta (2 is uniform, thousands mean certainty) and
@@ -74,7 +74,7 @@ class BetaPPO(OnPolicyAlgorithm):
         policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy" or a policy class.
         env: Environment, or the id of a registered one.
         learning_rate: Step size of Adam, or a schedule over the remaining progress (1 to 0).
-        n_steps: Steps [decisions] of each environment between two updates.
+        n_steps: Steps [decisions] per environment between two updates.
         batch_size: Size of a minibatch [decisions].
         n_epochs: Passes over the rollout in each update.
         gamma: Discount factor.
@@ -86,12 +86,12 @@ class BetaPPO(OnPolicyAlgorithm):
         ent_coef: Weight of the entropy bonus.
         vf_coef: Weight of the value loss.
         max_grad_norm: Upper limit of the gradient's norm. `inf` does not clip.
-        use_sde: Whether to use gSDE. A Beta policy refuses it.
+        use_sde: Whether to use gSDE. A Beta policy does not support it.
         sde_sample_freq: As in SB3, for policies with gSDE.
-        rollout_buffer_class: Rollout storage. None is `CompactRolloutBuffer`, or SB3's for Dict observations. It is saved with
-            the agent; `load(..., rollout_buffer_class=None)` chooses anew.
+        rollout_buffer_class: Rollout storage. None means `CompactRolloutBuffer`, or SB3's storage for Dict observations. It is
+            saved with the agent; `load(..., rollout_buffer_class=None)` chooses again.
         rollout_buffer_kwargs: Further arguments of the rollout storage.
-        target_kl: An update ends when the approximate KL divergence exceeds 1.5 times this value. None never ends it.
+        target_kl: An update stops when the approximate KL divergence exceeds 1.5 times this value. None means no limit.
         stats_window_size: Number of episodes over which the `rollout/` values are averaged.
         tensorboard_log: Folder for TensorBoard's files, or None.
         policy_kwargs: Further arguments of the policy, see `BetaActorCriticPolicy`.
@@ -100,15 +100,15 @@ class BetaPPO(OnPolicyAlgorithm):
         device: "cpu", "cuda" or "auto".
         _init_setup_model: Whether to build the network now.
         value_loss: "mse" as in SB3, or "huber", which is linear beyond an error of 1.
-        keep_memory: Whether the process keeps freed memory from the first `learn()` on. This spares image policies page faults
-            on a CPU under glibc, see `keep_freed_memory`.
+        keep_memory: Whether the process keeps freed memory from the first `learn()` on. On a CPU with glibc, this saves image
+            policies page faults, see `keep_freed_memory`.
         autocast: "bfloat16" extracts features in bfloat16, which is faster on CPUs and GPUs that support it. Weights, heads,
             distribution and losses stay in float32. None computes everything in float32. The algorithm owns this option: a
             policy that is saved and loaded by itself computes in float32.
 
     Raises:
-        UserError: For a hyperparameter that is not valid, a Box without finite bounds or of whole numbers, options of a
-            Gaussian, or an unknown name.
+        UserError: A hyperparameter is not valid, a Box has infinite bounds or an integer dtype, an option belongs to a
+            Gaussian, or a name is unknown.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -194,7 +194,7 @@ class BetaPPO(OnPolicyAlgorithm):
             self.rollout_buffer_class = CompactRolloutBuffer
         super()._setup_model()
         if isinstance(self.action_space, spaces.Box) and not np.can_cast(np.float32, self.action_space.dtype):
-            # What is stored must be what was played, and SB3 would round it to the dtype of the action space.
+            # SB3 would round stored actions to the dtype of the action space, but they have to equal those played.
             self.rollout_buffer.action_space = spaces.Box(-np.inf, np.inf, self.action_space.shape, np.float32)
             self.rollout_buffer.reset()
         extractor = self.policy.features_extractor
@@ -216,7 +216,7 @@ class BetaPPO(OnPolicyAlgorithm):
         self._scheduled_learning_rate = self.learning_rate
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
-        """Set the learning rate of the optimizer. A `learning_rate` that a callback has set counts from here on."""
+        """Set the optimizer's learning rate, including a `learning_rate` that a callback has changed."""
         if self.learning_rate is not self._scheduled_learning_rate:
             self._setup_lr_schedule()
         super()._update_learning_rate(optimizers)
@@ -226,7 +226,7 @@ class BetaPPO(OnPolicyAlgorithm):
     ) -> None:
         """Set weights and optimizer state as in SB3, and leave the optimizer's step counts on the CPU.
 
-        A new optimizer keeps them there. On a GPU every minibatch would wait for the count of each weight.
+        A new optimizer also keeps them on the CPU. On a GPU, every minibatch would wait for each parameter's count.
         """
         if not isinstance(load_path_or_dict, dict):
             load_path_or_dict = loading.read_parameters(load_path_or_dict, device)
@@ -272,14 +272,14 @@ class BetaPPO(OnPolicyAlgorithm):
         return [*super()._excluded_save_params(), "_scheduled_learning_rate"]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Copy the model and its environment, without its logger, which both use."""
+        """Copy the model and its environment; both copies share the logger."""
         return copy_model(self, memo)
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         """Keep the remaining progress at 0 or above.
 
-        The last rollout may end beyond `total_timesteps`. Stock PPO's progress is negative then, and so is a learning rate
-        that decays to 0: the last update climbs the loss (an approximate KL of 0.1 in one CarRacing run).
+        The last rollout may end beyond `total_timesteps`. Stock PPO's progress is then negative, and so is a learning rate
+        that decays to 0. The last update then increases the loss (an approximate KL of 0.1 in one CarRacing run).
         """
         super()._update_current_progress_remaining(num_timesteps, total_timesteps)
         self._current_progress_remaining = max(0.0, self._current_progress_remaining)
@@ -341,7 +341,7 @@ class BetaPPO(OnPolicyAlgorithm):
         value_loss = losses.value_loss(
             values.flatten(), minibatch.returns, minibatch.old_values, clip_range_vf, self.value_loss
         )
-        # Without a closed form the entropy is estimated from the sampled actions.
+        # Without a closed form, estimate the entropy from the sampled actions.
         entropy_loss = log_prob.mean() if entropy is None else -entropy.mean()
         loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
 
@@ -368,7 +368,7 @@ class BetaPPO(OnPolicyAlgorithm):
         """Hand the means of the update to the logger.
 
         Raises:
-            NonFiniteLossError: If the loss became NaN or infinite. The weights are lost then, the last checkpoint is not.
+            NonFiniteLossError: The loss became NaN or infinite. The weights are then lost, but the last checkpoint is not.
         """
         params = metrics.pop("params", [])
         if params:

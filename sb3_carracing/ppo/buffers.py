@@ -1,4 +1,4 @@
-"""The rollout storage: one copy of the observations, allocated once and read in place."""
+"""Rollout storage with one copy of the observations, allocated once and read in place."""
 
 from collections.abc import Generator
 
@@ -11,13 +11,13 @@ from stable_baselines3.common.type_aliases import RolloutBufferSamples
 class CompactRolloutBuffer(RolloutBuffer):
     """SB3's `RolloutBuffer`, with the same minibatches for the same seed, in half the memory.
 
-    SB3's buffer allocates its arrays anew for every rollout. Before the first minibatch it copies them from
-    `(n_steps, n_envs, ...)` to `(n_envs * n_steps, ...)`. This one keeps its arrays and picks minibatches out of the order
-    in which the rollout was written. On a device other than the CPU it uploads the rollout once, before the first minibatch,
-    in its own dtypes: images stay bytes there. Each epoch then uploads only its permutation.
+    SB3's buffer allocates new arrays for every rollout. Before the first minibatch it copies them from
+    `(n_steps, n_envs, ...)` to `(n_envs * n_steps, ...)`. This buffer keeps its arrays and picks minibatches from the order in
+    which the rollout was written. On a device other than the CPU it uploads the rollout once, before the first minibatch. It
+    uploads the arrays in their own dtypes, so images stay bytes. Each epoch then uploads only its permutation.
 
-    The arrays keep their shape `(n_steps, n_envs, ...)` after `get`. SB3's are flat from then on. Overriding `_get_samples`
-    has no effect, since it is not used.
+    The arrays keep their shape `(n_steps, n_envs, ...)` after `get`, whereas SB3's are flat from then on. Overriding
+    `_get_samples` has no effect, since it is not used.
 
     The arguments are those of `stable_baselines3.common.buffers.RolloutBuffer`. For Dict observations use SB3's
     `DictRolloutBuffer`.
@@ -27,16 +27,16 @@ class CompactRolloutBuffer(RolloutBuffer):
     _uploaded: tuple[th.Tensor, ...] | None = None
 
     def keep_channels_last(self) -> None:
-        """Keep the channels of a pixel side by side in memory; the shape stays `(channels, height, width)`.
+        """Store a pixel's channels next to each other in memory; the shape stays `(channels, height, width)`.
 
-        Convolutions on a CPU need this layout and would otherwise convert every minibatch. The stored rollout is lost.
+        Convolutions on a CPU need this layout and would otherwise convert every minibatch. This discards the stored rollout.
         """
         self.channels_last = True
         del self.observations
         self.reset()
 
     def reset(self) -> None:
-        """Forget the rollout. The next one is written to the same memory."""
+        """Discard the rollout; the next one is written to the same memory."""
         self.pos, self.full = 0, False
         self._uploaded = None
         size = (self.buffer_size, self.n_envs)
@@ -49,7 +49,7 @@ class CompactRolloutBuffer(RolloutBuffer):
             setattr(self, name, np.zeros(size, dtype=np.float32))
 
     def compute_returns_and_advantage(self, last_values: th.Tensor, dones: np.ndarray) -> None:
-        """Compute as in SB3, and upload the rollout anew before the next minibatch."""
+        """Compute them as in SB3, and upload the rollout again before the next minibatch."""
         self._uploaded = None
         super().compute_returns_and_advantage(last_values, dones)
 
@@ -73,7 +73,7 @@ class CompactRolloutBuffer(RolloutBuffer):
             rows = rows.pin_memory()  # an upload from other memory waits for all pending work of the device
         rows = rows.to(self.device, non_blocking=True)
         rollout = self._rollout()
-        for batch in rows.split(int(batch_size or n_samples)):  # torch takes no NumPy integer
+        for batch in rows.split(int(batch_size or n_samples)):  # torch does not accept NumPy integers
             observations, *others = (tensor.index_select(0, batch) for tensor in rollout)
             if self.channels_last:
                 observations = observations.permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""Deep copies of a model, as far as its environment can be copied."""
+"""Deep copies of a model and its environment."""
 
 import copy
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ Model = TypeVar("Model", bound=BaseAlgorithm)
 
 
 def copy_model(model: Model, memo: dict[int, Any]) -> Model:
-    """Return a copy of a model and its environment. Both write to the same logger, whose files are open."""
+    """Return a copy of a model and its environment; both models write to the same logger, whose files are open."""
     if hasattr(model, "_logger"):
         memo[id(model._logger)] = model._logger
     if model.env is not None:
@@ -22,7 +22,7 @@ def copy_model(model: Model, memo: dict[int, Any]) -> Model:
 def _copy_env(env: VecEnv, memo: dict[int, Any]) -> VecEnv:
     """Return a copy of a vectorized environment.
 
-    `copy.deepcopy` of a VecNormalize leaves out the environment that it wraps, and that of any other wrapper fails.
+    `copy.deepcopy` of a VecNormalize leaves out the environment that it wraps, and it fails for any other wrapper.
     """
     if not isinstance(env, VecEnvWrapper):
         return copy.deepcopy(env, memo)

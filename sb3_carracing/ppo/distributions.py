@@ -25,7 +25,7 @@ DeterministicAction: TypeAlias = Literal["mean", "mode"]
 # In float32 a sample mapped to the bounds can equal a bound, where the log-probability is -inf. The same clamp
 # serves the rollout (which samples) and the update (which maps actions back).
 UNIT_MARGIN = 1e-6
-# Beyond these the parameterisations only overflow: softplus is linear, exp(30) is 1e13.
+# Beyond these the parameterizations only overflow: softplus is linear, exp(30) is 1e13.
 _RAW_LIMIT = {"softplus": 1e6, "exp": 30.0, "mode": 1e6}
 # alpha - 1 and beta - 1 of an untrained softplus head, whose outputs are about zero: ln 2.
 _INITIAL_EXCESS = float(np.log(2.0))
@@ -40,29 +40,31 @@ class BetaDistribution(Distribution):
     The density is evaluated in float64 (float32 on devices without it): in float32 the log-probability is off by
     0.007 at a concentration of 1e4 and by 0.13 at 1e5, which PPO would take for a change of the policy.
 
-    `parameterization` tells how raw network outputs become `alpha, beta >= 1`, hence a density with one mode:
-    `softplus`: `1 + softplus(raw)` each (Chou et al. 2017, section 4); `exp`: `1 + exp(raw)` each; `mode`: the first
-    half of the outputs is the logit of the mode `m`, the second a softplus-ed excess `k`: `alpha = 1 + m k`,
-    `beta = 1 + (1 - m) k`, so that the mode does not move when the policy grows more certain.
+    `parameterization` selects how raw network outputs become `alpha, beta >= 1`, which gives a density with one mode:
 
-    With alpha, beta >= 1 no mass gathers at a bound, which bang-bang control needs. A `margin` above 0 widens the support
-    and collects what lies beyond a bound at the bound. The distribution is then a mixture of a density within the bounds
-    and an atom at either bound; log-probability, entropy and KL divergence are those of the mixture, with respect to
-    length within the bounds and to counting at them (Fujita & Maeda 2018, "Clipped Action Policy Gradient", do so for a
-    Gaussian). `alpha`, `beta` and `concentration` are the wider Beta's, and so are mean and mode before they are
-    cut off at the bounds.
+    - `softplus`: both are `1 + softplus(raw)` (Chou et al. 2017, section 4).
+    - `exp`: both are `1 + exp(raw)`.
+    - `mode`: the first half of the outputs is the logit of the mode `m`, and the softplus of the second half is an excess `k`.
+      `alpha = 1 + m k` and `beta = 1 + (1 - m) k`, so the mode does not move when the policy becomes more certain.
+
+    With alpha, beta >= 1 no mass gathers at a bound, which bang-bang control needs. A `margin` above 0 widens the support and
+    moves the mass beyond a bound to the bound. The distribution is then a mixture of a density within the bounds and an atom
+    at each bound. Log-probability, entropy and KL divergence are those of the mixture. Their reference measure is length
+    within the bounds and counting at the bounds. Fujita & Maeda 2018, "Clipped Action Policy Gradient", do this for a
+    Gaussian. `alpha`, `beta` and `concentration` are the wider Beta's, and so are mean and mode before they are clipped to the
+    bounds.
 
     Args:
         action_space: Finite Box; every dimension has its own bounds.
         parameterization: "softplus", "exp" or "mode".
         initial_mean: Mean action of the untrained policy, in the environment's units: one number for all dimensions or
-            one for each, strictly between the bounds. None: the middle of the range.
+            one for each, strictly between the bounds. None means the middle of the range.
         deterministic_action: What `get_actions(deterministic=True)` returns, "mean" or "mode".
-        max_concentration: Upper bound of `alpha + beta`, above 2; the mode is kept when it is reached.
+        max_concentration: Upper bound of `alpha + beta`, above 2. At the bound, the mode is kept.
         margin: Fraction of the range by which the support exceeds it on either side, at most 0.25.
 
     Raises:
-        ValueError: For bounds, means, names or numbers that are not as above.
+        ValueError: A bound, mean, name or number is invalid.
     """
 
     distribution: Beta
@@ -84,13 +86,13 @@ class BetaDistribution(Distribution):
         if not (is_number and np.isfinite(max_concentration) and max_concentration > 2.0):
             raise ValueError(f"max_concentration must be a finite number above 2 (alpha = beta = 1), got {max_concentration}")
         self.action_dim = len(low)
-        # Of the support.
+        # Bounds of the support.
         self.margin = finite_number("margin", margin, 0.0, 0.25)
         self.low = th.as_tensor(low - self.margin * (high - low))
         self.width = th.as_tensor((high - low) * (1.0 + 2.0 * self.margin))
         self._tails: Tails | None = None
         self._low32, self._high32 = _float32_within(low, high)
-        # SB3's buffers store actions in the dtype of the space: a narrower one gets only actions that it can hold.
+        # SB3's buffers store actions in the dtype of the space, so narrower dtypes get only actions that they can hold.
         self._is_half = action_space.dtype == np.float16
         self.parameterization = parameterization
         self.initial_mean = initial_mean
@@ -137,7 +139,7 @@ class BetaDistribution(Distribution):
             Self, with `alpha` and `beta` of shape `(n_batch, n_actions)`.
 
         Raises:
-            ValueError: If an output is NaN. This is checked wherever it costs no host synchronisation, but not in
+            ValueError: An output is NaN. This is checked wherever it costs no host synchronization, but not in
                 `torch.export`.
         """
         looks = (params.device.type == "cpu" or not th.is_grad_enabled()) and not th.compiler.is_exporting()
@@ -146,12 +148,12 @@ class BetaDistribution(Distribution):
                 "The policy network returned NaN: the observations or the weights hold NaN or inf. Look at "
                 "train/grad_norm and train/concentration_max before this update, or wrap the environment in VecCheckNan."
             )
-        # .to() also leaves autocast's bfloat16: the density is never computed in it.
+        # .to() also converts autocast's bfloat16, in which the density is never computed.
         raw = params.to(_exact_dtype(params.device))
         limit = _RAW_LIMIT[self.parameterization]
         first, second = raw.clamp(-limit, limit).chunk(2, dim=-1)
         excess_alpha, excess_beta = self._bounded(*self._excesses(first, second))
-        # Kept beside alpha and beta: alpha - 1 would lose all digits of a small excess.
+        # Stored besides alpha and beta, because alpha - 1 would lose all digits of a small excess.
         self._excess_alpha, self._excess_beta = excess_alpha, excess_beta
         self.distribution = Beta(1.0 + excess_alpha, 1.0 + excess_beta, validate_args=False)
         self._tails = None
@@ -255,7 +257,7 @@ class BetaDistribution(Distribution):
         return self._scaled(self.alpha / self.concentration)
 
     def mode(self) -> th.Tensor:
-        """Return the most likely action, `(n_batch, n_actions)`, float32; the middle where all are equally likely."""
+        """Return the most likely action, `(n_batch, n_actions)`, float32; the middle if all are equally likely."""
         excess = self._excess_alpha + self._excess_beta
         # Far above the smallest number, so that the quotient's derivatives do not overflow.
         flat = excess < th.finfo(excess.dtype).tiny ** (1 / 3)
@@ -293,13 +295,13 @@ def _inverse_softplus(value: th.Tensor) -> th.Tensor:
 
 
 def _checked_bounds(action_space: spaces.Box) -> tuple[np.ndarray, np.ndarray]:
-    """Return the flattened bounds in float64, `(n_actions,)` each, or say which dimension has no Beta."""
+    """Return the flattened bounds in float64, `(n_actions,)` each, or raise if a dimension cannot have a Beta."""
     if not isinstance(action_space, spaces.Box):
         raise ValueError(f"A Beta distribution needs a Box action space, got {action_space}")
     if not np.issubdtype(action_space.dtype, np.floating):
         raise ValueError(
-            f"A Beta distribution needs a Box of floating-point actions, got {action_space}: SB3 would store whole numbers in "
-            "place of those that were played. Use float32, or MultiDiscrete."
+            f"A Beta distribution needs a Box of floating-point actions, got {action_space}: SB3 would store rounded numbers "
+            "instead of the actions played. Use float32, or MultiDiscrete."
         )
     low = action_space.low.astype(np.float64).flatten()
     high = action_space.high.astype(np.float64).flatten()
@@ -317,9 +319,9 @@ def _checked_bounds(action_space: spaces.Box) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _float32_within(low: np.ndarray, high: np.ndarray) -> tuple[th.Tensor, th.Tensor]:
-    """Return the outermost float32 actions within float64 bounds: the nearest one to a bound may lie beyond it.
+    """Return the outermost float32 actions within float64 bounds, since the float32 nearest to a bound may lie beyond it.
 
-    Where the range holds no float32 at all, both are the nearest to its bounds.
+    If the range holds no float32 at all, return those nearest to its bounds.
     """
     nearest_low, nearest_high = low.astype(np.float32), high.astype(np.float32)
     low32 = np.where(nearest_low < low, np.nextafter(nearest_low, np.float32(np.inf)), nearest_low)
@@ -336,12 +338,12 @@ def _checked_unit_mean(
         return None
     mean = np.asarray(initial_mean, dtype=np.float64).flatten()
     if mean.size not in (1, low.size):
-        raise ValueError(f"initial_mean must hold 1 or {low.size} numbers (one an action), got {initial_mean}")
+        raise ValueError(f"initial_mean must hold 1 or {low.size} numbers (one per action), got {initial_mean}")
     unit = (mean - low) / (high - low)
     margin = 1e-3 - 1e-9  # so that exactly 0.1 % survives rounding
     if not np.all((unit >= margin) & (unit <= 1.0 - margin)):
         raise ValueError(
-            f"initial_mean must lie between the bounds, at least 0.1 % of the range away from either: got "
+            f"initial_mean must lie between the bounds, at least 0.1 % of the range away from each: got "
             f"{initial_mean} for low={low.tolist()}, high={high.tolist()}"
         )
     # alpha = mean * concentration and beta = (1 - mean) * concentration must both exceed 1.

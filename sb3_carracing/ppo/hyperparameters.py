@@ -18,12 +18,12 @@ from sb3_carracing.ppo.losses import ValueLoss
 from sb3_carracing.ppo.policies import Autocast
 from sb3_carracing.system import memory_size
 
-# What is valid, in words and as a function.
+# The valid values, in words and as a function.
 Check: TypeAlias = tuple[str, Callable[[Any], bool]]
 
 
 def _is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
-    """Return whether `value` is a number from `low` to `high`. Text, booleans and NaN are none."""
+    """Return whether `value` is a number from `low` to `high`; text, booleans and NaN are not."""
     is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
     return is_number and bool(low <= value <= high)
 
@@ -85,7 +85,7 @@ CHECKS: dict[str, Check] = {
 
 
 def check_value(name: str, value: Any) -> None:
-    """Raise a UserError that names hyperparameter, value and what is valid, unless the value is valid."""
+    """Raise a UserError that names the hyperparameter, its value and the valid values, unless the value is valid."""
     words, is_valid = CHECKS[name]
     if not is_valid(value):
         raise UserError(f"{name} must be {words}, got {value!r}")
@@ -95,8 +95,8 @@ def check(model: Any) -> None:
     """Check all hyperparameters of a model.
 
     Raises:
-        UserError: For a value that is not valid, or a rollout that does not fit into memory.
-        AssertionError: Where stock PPO raises it, in the same words.
+        UserError: A value is not valid, or a rollout does not fit into memory.
+        AssertionError: Stock PPO raises one as well. The text is the same.
     """
     _assert_as_stock_ppo(model)
     values = {**vars(model), "stats_window_size": model._stats_window_size}
@@ -113,8 +113,8 @@ def check_learn(model: Any, total_timesteps: int, log_interval: int | None) -> N
     """Check what `learn` needs.
 
     Raises:
-        UserError: For an argument that is not valid.
-        AssertionError: If the model has no environment, as in stock PPO, where it has no words.
+        UserError: An argument is not valid.
+        AssertionError: The model has no environment. Stock PPO raises it without a message.
     """
     assert model.env is not None, "The model has no environment to learn in: pass `env` to `load`, or call `set_env` before"
     check_value("total_timesteps", total_timesteps)
@@ -125,7 +125,7 @@ def as_schedule(name: str, value: float | Schedule) -> Schedule:
     """Return a hyperparameter as a function of the remaining progress.
 
     Raises:
-        UserError: If it is neither a valid number nor a schedule.
+        UserError: It is neither a valid number nor a schedule.
     """
     if isinstance(value, FloatSchedule):
         return value
@@ -165,7 +165,7 @@ def _assert_as_stock_ppo(model: Any) -> None:
 
 
 def _check_memory(model: Any) -> None:
-    """Refuse a rollout that is larger than the machine's memory; an agent that is loaded only to play collects none."""
+    """Refuse a rollout that is larger than the machine's memory, unless the agent was loaded only to act."""
     available = memory_size()
     if model.env is None or available is None:
         return

@@ -1,4 +1,4 @@
-"""What is measured during an update, beside the losses."""
+"""Measurements during an update, besides the losses."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,7 @@
 """Actor-critic policies with a Beta distribution, and the Gaussian policy that the stock baselines use.
 
-They differ from SB3's only as `NamedPartsPolicy` and `BetaActorCriticPolicy` say, so they also run in stock `PPO` and
-`A2C` and in sb3-contrib's `TRPO`.
+`NamedPartsPolicy` and `BetaActorCriticPolicy` list all differences from SB3's policies. They also run in stock `PPO` and `A2C`
+and in sb3-contrib's `TRPO`.
 """
 
 import copy
@@ -38,7 +38,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
 }
 
-# The options of `BetaDistribution` with their defaults. A Beta policy takes them all.
+# The options of `BetaDistribution` with their defaults. A Beta policy takes all of them.
 BETA_OPTIONS: dict[str, Any] = {
     name: parameter.default
     for name, parameter in inspect.signature(BetaDistribution).parameters.items()
@@ -47,9 +47,9 @@ BETA_OPTIONS: dict[str, Any] = {
 
 
 class _FeatureExtraction(BasePolicy):
-    """Turn observations into features, as `super().extract_features` in the policies of SB3 and sb3-contrib.
+    """Extract features for the policies of SB3 and sb3-contrib, which call `super().extract_features`.
 
-    It therefore stands after `ActorCriticPolicy` among the bases.
+    It therefore comes after `ActorCriticPolicy` among the base classes.
     """
 
     # The dtype of the feature extraction, "bfloat16", or None for the dtype of the weights. Heads, distribution and
@@ -73,24 +73,24 @@ class _FeatureExtraction(BasePolicy):
 class NamedPartsPolicy(ActorCriticPolicy, _FeatureExtraction):  # type: ignore[misc]  # SB3's signatures differ as well
     """SB3's actor-critic policy, with parts that a YAML file can name.
 
-    What differs from SB3:
+    Differences from SB3:
 
     * `features_extractor_class` and `activation_fn` also take names, such as "blog" and "relu".
-    * An image extractor of this package brings its own hidden layers where `net_arch` is None. If it has an
-      initialization of its own, `ortho_init` leaves it alone, also within "named_combined".
+    * An image extractor of this package brings its own hidden layers if `net_arch` is None. If it has its own initialization,
+      `ortho_init` does not change it, even within "named_combined".
     * `policy.save` stores every argument of the constructor. SB3 leaves out `share_features_extractor`.
-    * Each call gets a distribution of its own, so that several threads can share a policy.
+    * Each call gets its own distribution, so that several threads can share a policy.
 
-    A subclass may put any policy that is derived from SB3's behind this one: it forwards what it does not use.
+    This class forwards arguments that it does not use, so a subclass may combine it with any policy derived from SB3's.
 
     Args:
         *args: As for `stable_baselines3.common.policies.ActorCriticPolicy`.
         initial_mean: Mean action of the untrained Gaussian before clipping, in the environment's units. One number, or one
-            per dimension in the shape of the action space. None is SB3's start, a mean of about 0.
+            per dimension in the shape of the action space. None keeps SB3's initial mean of about 0.
         **kwargs: As for `stable_baselines3.common.policies.ActorCriticPolicy`.
 
     Raises:
-        UserError: For an unknown name or an `initial_mean` that does not fit.
+        UserError: A name is unknown, or `initial_mean` does not fit.
     """
 
     default_extractor: ClassVar[str] = "flatten"
@@ -107,12 +107,12 @@ class NamedPartsPolicy(ActorCriticPolicy, _FeatureExtraction):  # type: ignore[m
         options["features_extractor_kwargs"] = dict(options["features_extractor_kwargs"] or {})
         check_layout(extractor, options["observation_space"], normalized_image=not options["normalize_images"])
         if issubclass(extractor, ImageExtractor | NamedCombinedExtractor) and not options["normalize_images"]:
-            # SB3 tells its own extractors the same thing.
+            # SB3 passes the same argument to its own extractors.
             options["features_extractor_kwargs"].setdefault("normalized_image", True)
         if options["net_arch"] is None and issubclass(extractor, ImageExtractor):
             options["net_arch"] = extractor.default_net_arch
         self._check_options(options)
-        # What `save` stores. A policy that is loaded by itself needs no schedule, and a schedule may not be picklable.
+        # What `save` stores. A policy loaded by itself needs no schedule, and a schedule may not be picklable.
         self._constructor_arguments = {name: value for name, value in options.items() if name != "lr_schedule"}
         self._constructor_arguments["initial_mean"] = initial_mean
         super().__init__(*bound.args, **bound.kwargs)
@@ -125,7 +125,7 @@ class NamedPartsPolicy(ActorCriticPolicy, _FeatureExtraction):  # type: ignore[m
             self._start_at_mean(initial_mean)
 
     def _check_options(self, options: dict[str, Any]) -> None:
-        """Refuse options without effect, given the arguments of SB3's constructor by name. A hook for subclasses."""
+        """Refuse options without effect; a hook for subclasses that gets the arguments of SB3's constructor by name."""
 
     def _start_at_mean(self, mean: float | list[float]) -> None:
         """Let the untrained policy act around `mean`, by the bias of its last layer."""
@@ -142,7 +142,7 @@ class NamedPartsPolicy(ActorCriticPolicy, _FeatureExtraction):  # type: ignore[m
         return {**super()._get_constructor_parameters(), **self._constructor_arguments}
 
     def _build(self, lr_schedule: Schedule) -> None:
-        """Build as SB3 does, then give extractors with an initialization of their own their weights back."""
+        """Build as SB3 does, then restore the weights of extractors with their own initialization."""
         own_init = [m for m in _distinct(self.pi_features_extractor, self.vf_features_extractor) if _keeps_own_init(m)]
         kept = [{key: value.clone() for key, value in module.state_dict().items()} for module in own_init]
         super()._build(lr_schedule)
@@ -152,8 +152,8 @@ class NamedPartsPolicy(ActorCriticPolicy, _FeatureExtraction):  # type: ignore[m
     def _get_action_dist_from_latent(self, latent_pi: th.Tensor) -> Distribution:
         """Return the distribution for the actor's latent code, `(n_batch, latent_dim_pi)`.
 
-        SB3 returns `self.action_dist`, which the next call changes. This is a new object, and `self.action_dist` stays as
-        it was built.
+        SB3 returns `self.action_dist`, which the next call changes. This method returns a new object and does not change
+        `self.action_dist`.
         """
         params = self.action_net(latent_pi)
         if isinstance(self.action_dist, BetaDistribution):
@@ -176,11 +176,11 @@ class BetaActorCriticPolicy(NamedPartsPolicy):
         *args: As for `NamedPartsPolicy`.
         **kwargs: The options of `BetaDistribution` (`parameterization`, `initial_mean`, `deterministic_action`,
             `max_concentration`, `margin`), and all arguments of `NamedPartsPolicy`. On a Box, options of a Gaussian
-            (`use_sde`, `log_std_init`, `full_std`, `use_expln`, `squash_output`) are refused. On other action spaces, the
-            options of `BetaDistribution` are.
+            (`use_sde`, `log_std_init`, `full_std`, `use_expln`, `squash_output`) raise an error. On other action spaces, the
+            options of `BetaDistribution` do.
 
     Raises:
-        UserError: For options without effect, a Box without finite bounds or of whole numbers, or an unknown name.
+        UserError: An option has no effect, a Box has infinite bounds or an integer dtype, or a name is unknown.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -189,7 +189,7 @@ class BetaActorCriticPolicy(NamedPartsPolicy):
 
     @property
     def deterministic_action(self) -> DeterministicAction:
-        """What `predict(deterministic=True)` plays: "mean" or "mode". On other actions than a Box always "mode"."""
+        """What `predict(deterministic=True)` returns: "mean" or "mode"; always "mode" unless the actions are a Box."""
         action: DeterministicAction = self._beta_options["deterministic_action"]
         return action
 
@@ -272,7 +272,7 @@ def resolve_activation(activation: str | type[nn.Module]) -> type[nn.Module]:
 
 
 def _distinct(*modules: nn.Module) -> list[nn.Module]:
-    """Return the modules without repetition: a shared extractor serves actor and critic."""
+    """Return the modules without duplicates, since actor and critic may share an extractor."""
     return list(dict.fromkeys(modules))
 
 
@@ -281,21 +281,21 @@ def _keeps_own_init(module: nn.Module) -> bool:
 
 
 def _refuse_beta_options(beta_options: dict[str, Any], action_space: spaces.Space[Any]) -> None:
-    """Raise UserError for options of a Beta where the action space has none."""
+    """Raise UserError for options of a Beta if the action space is not a Box."""
     for name, value in beta_options.items():
         if not np.array_equal(value, BETA_OPTIONS[name]):  # an initial_mean may be an array
             raise UserError(
-                f"{name}={value!r} has no meaning with {action_space} actions: it is an option of the Beta distribution on a "
+                f"{name}={value!r} has no meaning with {action_space} actions: it is an option of the Beta distribution for a "
                 "Box. Leave it out."
             )
 
 
 def _refuse_gaussian_options(options: dict[str, Any]) -> None:
-    """Raise for options that only a Gaussian has; the defaults pass, since SB3 hands them over."""
+    """Raise an error for options that only a Gaussian has; allow the defaults, since SB3 passes them."""
     if options["use_sde"]:
         raise UserError(
-            "use_sde=True has no meaning with a Beta policy: gSDE perturbs a Gaussian's mean by noise that depends on "
-            "the state, and a Beta has no such noise. Leave it out, or use stable_baselines3.PPO."
+            "use_sde=True has no meaning with a Beta policy: gSDE adds state-dependent noise to a Gaussian's mean, and a "
+            "Beta has no such noise. Leave it out, or use stable_baselines3.PPO."
         )
     # SB3's exception and its first words.
     assert not options["squash_output"], (

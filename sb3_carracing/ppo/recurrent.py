@@ -1,4 +1,4 @@
-"""The policy of the recurrent stock baseline: sb3-contrib's, with parts that a YAML file can name."""
+"""The policy of the recurrent baseline: sb3-contrib's, with parts that a YAML file can name."""
 
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 

@@ -12,8 +12,8 @@ _N_NODES = 96
 class Tails:
     """Integrals over both ends of Beta distributions, by Gauss-Legendre quadrature.
 
-    Torch has no incomplete beta function. Through the density at fixed nodes gradients flow to both parameters.
-    In all shapes the first dimension of 2 is the lower and the upper tail.
+    PyTorch has no incomplete beta function. With the density at fixed nodes, gradients flow to both parameters. In all shapes
+    the first dimension, of size 2, is the lower and the upper tail.
 
     Args:
         excess_alpha: `alpha - 1`, `(n_batch, n_actions)`.

@@ -22,22 +22,22 @@ from sb3_carracing.errors import UserError
 
 
 class ImageExtractor(BaseFeaturesExtractor):
-    """What the image extractors of this package share: checks of the image, and the size behind the convolutions.
+    """Base of this package's image extractors: checks the image and computes the output size of the convolutions.
 
     Args:
         observation_space: Box of channels-first images, uint8 in [0, 255] unless `normalized_image`.
         normalized_image: Whether the images are floats in [0, 1] already (`normalize_images=False` in `policy_kwargs`).
 
     Raises:
-        UserError: If the space holds no images, or images that are too small for the convolutions.
+        UserError: The space holds no images, or images that are too small for the convolutions.
     """
 
     # Hidden layers of actor and critic that belong to this extractor, used where `net_arch` is not given.
     default_net_arch: ClassVar[dict[str, list[int]]] = {"pi": [], "vf": []}
     # Whether `ortho_init=True` leaves the initial weights alone.
     keeps_own_init = False
-    # Whether a policy of this package may lay weights and images out channels last, which is faster on a CPU: `forward`
-    # must not use `view` on images then.
+    # Whether a policy of this package may store weights and images with channels last, which is faster on a CPU. `forward`
+    # must then not use `view` on images.
     channels_last = False
 
     def __init__(self, observation_space: spaces.Space[Any], normalized_image: bool = False):
@@ -54,14 +54,14 @@ class ImageExtractor(BaseFeaturesExtractor):
         self.image_shape: tuple[int, ...] = observation_space.shape
 
     def preprocess(self, images: th.Tensor) -> th.Tensor:
-        """Return what `forward` takes for images in [0, 255]: floats in [0, 1].
+        """Convert images in [0, 255] to the input of `forward`: floats in [0, 1].
 
-        A policy of this package calls it in place of SB3's scaling. An extractor may override it.
+        A policy of this package calls this instead of SB3's scaling. An extractor may override it.
         """
         return images.float() / 255.0
 
     def _flat_size(self, layers: nn.Sequential) -> int:
-        """Return how many numbers the convolutions make of one image."""
+        """Return the number of outputs of the convolutions for one image."""
         smallest = smallest_image(layers)
         if min(self.image_shape[1:]) < smallest:
             height, width = self.image_shape[1:]
@@ -74,7 +74,7 @@ class ImageExtractor(BaseFeaturesExtractor):
 
 
 def check_layout(extractor: type[BaseFeaturesExtractor], observation_space: spaces.Space[Any], normalized_image: bool) -> None:
-    """Raise UserError if an extractor that is known to convolve images would get them with channels last."""
+    """Raise UserError if a convolutional extractor would get images with channels last."""
     if not issubclass(extractor, ImageExtractor | NamedCombinedExtractor | NatureCNN | CombinedExtractor):
         return
     parts = observation_space.spaces.values() if isinstance(observation_space, spaces.Dict) else [observation_space]
@@ -84,7 +84,7 @@ def check_layout(extractor: type[BaseFeaturesExtractor], observation_space: spac
 
 
 def check_channels_first(space: spaces.Box) -> None:
-    """Raise UserError for a space of images whose last dimension is the smallest, as SB3 recognizes channels."""
+    """Raise UserError for images whose last dimension is the smallest, which SB3 takes for the channels."""
     if space.shape[-1] < min(space.shape[:-1]):
         raise UserError(
             f"Images must have their channels first, (channels, height, width), got {space.shape}. SB3 moves the channels of "
@@ -108,7 +108,7 @@ def _window(layer: nn.Conv2d | nn.MaxPool2d) -> tuple[int | tuple[int, ...], ...
 
 
 class Convolution(nn.Conv2d):
-    """`nn.Conv2d`, computed as a matrix product where the kernel covers the whole image. oneDNN takes twice as long."""
+    """`nn.Conv2d` as a matrix product if the kernel covers the whole image, which is twice as fast as oneDNN."""
 
     def forward(self, images: th.Tensor) -> th.Tensor:
         """Return `(n_batch, out_channels, height', width')` for `(n_batch, in_channels, height, width)`."""
@@ -123,7 +123,7 @@ class Convolution(nn.Conv2d):
 class BlogCNN(ImageExtractor):
     """The network of the blog implementation: six convolutions that reduce 96 x 96 images to 256 numbers.
 
-    Its input is `x / 128 - 1` for grey levels x in [0, 255]. Its initial weights are Xavier-uniform with the gain of ReLU,
+    Its input is `x / 128 - 1` for gray levels x in [0, 255]. Its initial weights are Xavier-uniform with the gain of ReLU,
     its biases 0.1. Images larger than 96 x 96 give a multiple of 256 features. Actor and critic have a hidden layer of
     100 units each.
 
@@ -159,7 +159,7 @@ class BlogCNN(ImageExtractor):
         self._features_dim = self._flat_size(self.cnn)
 
     def preprocess(self, images: th.Tensor) -> th.Tensor:
-        """Leave bytes to `forward`, which scales them in one go. The `forward` of a subclass gets floats in [0, 1]."""
+        """Pass bytes on to `forward`, which scales them in one go; a subclass's `forward` gets floats in [0, 1]."""
         if images.dtype == th.uint8 and type(self).forward is BlogCNN.forward:
             return images
         return super().preprocess(images)
@@ -172,8 +172,8 @@ class BlogCNN(ImageExtractor):
         """
         if observations.dtype == th.uint8:
             # Flipping the highest bit of x gives x - 128 as a signed byte.
-            grey = (observations ^ 128).view(th.int8)
-            scaled = grey.to(self._compute_dtype(), memory_format=th.channels_last).mul_(1.0 / 128.0)
+            gray = (observations ^ 128).view(th.int8)
+            scaled = gray.to(self._compute_dtype(), memory_format=th.channels_last).mul_(1.0 / 128.0)
         else:
             # SB3 has divided by 255; the blog's range is [-1, 0.992].
             scaled = observations * (255.0 / 128.0) - 1.0
@@ -181,7 +181,7 @@ class BlogCNN(ImageExtractor):
         return features.flatten(1)
 
     def _compute_dtype(self) -> th.dtype:
-        """Return the dtype of the convolutions' input: that of their weights, or autocast's where it is on."""
+        """Return the dtype of the convolutions' input: that of their weights, or autocast's if it is on."""
         weight = next(self.cnn.parameters())
         device = weight.device.type
         if th.amp.is_autocast_available(device) and th.is_autocast_enabled(device):
@@ -235,7 +235,7 @@ class _ResidualBlock(nn.Module):
 
 
 class ImpalaCNN(ImageExtractor):
-    """The residual network of IMPALA (Espeholt et al. 2018, figure 3, large): three sections, each halves the image.
+    """The residual network of IMPALA (Espeholt et al. 2018, figure 3, large): three sections that each halve the image.
 
     Args:
         observation_space: Box of channels-first images.
@@ -326,7 +326,7 @@ def resolve_extractor(extractor: str | type[BaseFeaturesExtractor]) -> type[Base
     """Return the extractor class for its name; a class is returned as it is.
 
     Raises:
-        UserError: For an unknown name.
+        UserError: The name is unknown.
     """
     if not isinstance(extractor, str):
         return extractor

@@ -103,7 +103,7 @@ class SharedMemoryVecEnv(VecEnv):
 
     @staticmethod
     def is_supported() -> bool:
-        """Return whether this system has what the class needs, which is Linux's."""
+        """Return whether this system supports the class, which needs Linux."""
         return hasattr(os, "memfd_create") and hasattr(select, "poll")
 
     @property
@@ -153,7 +153,7 @@ class SharedMemoryVecEnv(VecEnv):
         return self._observations()
 
     def close(self) -> None:
-        """Close the environments, end the workers, killing those that take too long, and free the shared memory."""
+        """Close the environments, stop the workers (killing slow ones) and free the shared memory."""
         self._step_pending = False
         self._stop()
         vars(self).pop("_block", None)
@@ -191,7 +191,7 @@ class SharedMemoryVecEnv(VecEnv):
         return self._call(is_wrapped, wrapper_class, indices=indices)
 
     def _agree_on_spaces(self) -> tuple[Space, Space]:
-        """Return the spaces of environment 0 after checking that all environments observe alike."""
+        """Return the spaces of environment 0 after checking that all environments have the same observations."""
         with self._talking():
             all_spaces = [pair for worker in self._workers for pair in worker.reply()]
         observation_space, action_space = all_spaces[0]

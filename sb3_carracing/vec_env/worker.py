@@ -48,14 +48,14 @@ class Failure(NamedTuple):
 
     @classmethod
     def of(cls, error: BaseException, environment: int) -> "Failure":
-        """Pack an exception that `environment` has raised."""
+        """Pack an exception that the environment with index `environment` has raised."""
         pickled = None
         with suppress(Exception):  # whatever a foreign exception's pickling raises
             pickled = pickle.dumps(error)
         return cls(environment, "".join(traceback.format_exception(error)), pickled)
 
     def exception(self) -> Exception | None:
-        """Return the exception itself if it outlived pickling."""
+        """Return the exception itself if it survived pickling."""
         with suppress(Exception):
             error = pickle.loads(self.pickled or b"")
             return error if isinstance(error, Exception) else None
@@ -83,7 +83,7 @@ def serve(remote: Connection, env_fns: CloudpickleWrapper, indices: range) -> No
 
 
 def hang_up(connection: Connection) -> None:
-    """End a connection for both sides, whichever other processes have inherited a copy of it."""
+    """Close a connection on both sides, even if other processes have inherited a copy of it."""
     with suppress(OSError), socket.fromfd(connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as pipe:
         pipe.shutdown(socket.SHUT_RDWR)
 
@@ -116,7 +116,7 @@ def _follow_parent(remote: Connection) -> None:
 
 
 def _answer(remote: Connection, environments: "_Environments", number: int, command: str, payload: Any) -> None:
-    """Do what is asked and send back its result, or the exception that it raised."""
+    """Execute a command and send back its result or the exception that it raised."""
     try:
         reply = getattr(environments, command)(payload)
     except (Exception, SystemExit) as error:

@@ -1,4 +1,4 @@
-"""A worker process as its parent sees it: requests, replies, and what becomes of a worker that does not reply."""
+"""The parent's side of a worker process: requests, replies, and the handling of workers that do not reply."""
 
 import os
 import select
@@ -32,8 +32,8 @@ class WorkerError(RuntimeError):
 class WorkerHandle:
     """A worker process and the parent's end of its connection.
 
-    Requests are numbered, and a reply carries the number of its request. Replies that nobody waited for, because Ctrl-C
-    came in between, are skipped.
+    Requests are numbered, and a reply carries the number of its request. Replies that nobody waited for because of Ctrl-C are
+    skipped.
 
     Args:
         context: the multiprocessing context to start the process in.
@@ -129,8 +129,8 @@ class WorkerHandle:
         self._remote.close()
 
     def _await_message(self) -> None:
-        """Return when there is something to read, be it the end of the connection."""
-        # Waiting is added up in short turns, so that time in which the parent itself was suspended does not count.
+        """Return when there is something to read, which may be the end of the connection."""
+        # Add up the waiting time in short intervals, so that time in which the parent itself was suspended does not count.
         waited, announced = 0.0, False
         limit = float("inf") if self._timeout is None else self._timeout
         while not self._readable(turn := min(LOOK_INTERVAL, limit - waited)):
@@ -154,7 +154,7 @@ class WorkerHandle:
         return WorkerError(f"{self} died: {'its connection is closed' if code is None else _how_it_ended(code)}")
 
     def _hung(self, seconds: float) -> WorkerError:
-        """Have the worker write where it is, and kill it."""
+        """Let the worker write its traceback, then kill it."""
         assert self.process.pid is not None
         with suppress(ProcessLookupError):
             os.kill(self.process.pid, signal.SIGUSR1)

@@ -1,4 +1,4 @@
-"""`benchmark`: rl-zoo3's table of trained agents, which states what was played and how long it was trained."""
+"""`benchmark`: rl-zoo3's table of trained agents, with the command, the number of episodes and the training steps."""
 
 import argparse
 import shlex
@@ -23,10 +23,10 @@ _COLUMNS = ("algo", "env_id", "mean_reward", "std_reward", "n_timesteps", "eval_
 
 
 def benchmark(args: argparse.Namespace, command: list[str]) -> None:
-    """Play the last agent of each algorithm and environment in a folder and write the table benchmark.md.
+    """Evaluate the last agent of each algorithm and environment in a folder and write the table benchmark.md.
 
     Args:
-        args: of `benchmark`.
+        args: arguments of `benchmark`.
         command: its arguments as typed, for the table.
 
     Raises:
@@ -74,7 +74,7 @@ def _agents_on_the_hub() -> set[tuple[str, str]]:
 
 
 def _evaluate(args: argparse.Namespace, folder: Path, algo: str, env_id: str) -> dict[str, str] | None:
-    """Play an agent with `enjoy` in a process of its own and return its row of the table, None if that failed."""
+    """Run an agent with `enjoy` in a separate process and return its row of the table, or None if that failed."""
     n_envs, n_timesteps = args.n_envs, args.n_timesteps
     if algo in _ONE_ENV_ONLY:
         n_envs, n_timesteps = 1, n_timesteps * args.n_envs
@@ -119,7 +119,7 @@ def _text(folder: Path, command: list[str], rows: list[dict[str, str]]) -> str:
         "",
         "`n_timesteps`: steps of the agent's training. `eval_timesteps`, `eval_episodes`: what was played here. The reward is",
         "that of the environment named, with the agent's deterministic actions (sampled ones on Atari). One run of each",
-        "algorithm and environment: this is no comparison of algorithms.",
+        "algorithm and environment: this is not a comparison of algorithms.",
         "",
         f"|{'|'.join(_COLUMNS)}|",
         f"|{'|'.join('---' if column in ('algo', 'env_id') else '--:' for column in _COLUMNS)}|",
@@ -129,7 +129,7 @@ def _text(folder: Path, command: list[str], rows: list[dict[str, str]]) -> str:
 
 
 def _write_and_keep(file: Path, text: str) -> None:
-    """Write a file; what was there before keeps another name."""
+    """Write a file and rename an existing one."""
     if file.exists():
         kept = next_free(file)
         file.rename(kept)

@@ -1,4 +1,4 @@
-"""rl-zoo3's own scripts with `beta_ppo` registered; without `--algo` it is `beta_ppo`."""
+"""rl-zoo3's own scripts with `beta_ppo` registered and as the default of `--algo`."""
 
 import argparse
 import importlib
@@ -28,7 +28,7 @@ def train(argv: list[str]) -> Path | None:
         argv: arguments of rl-zoo3's train.
 
     Returns:
-        The run's folder. None where Ctrl-C ended the training, whose agent is saved then, and after `-optimize`.
+        The run's folder. None after `-optimize`, and if Ctrl-C stopped the training, which saves the agent.
     """
     managers: list[CarRacingExperimentManager] = []
     argv, trust = without_trust(argv)
@@ -73,10 +73,10 @@ def _play(command: str, argv: list[str]) -> None:
 def record_training(argv: list[str]) -> None:
     """Film a run's checkpoints, best and last agent one after the other, with rl-zoo3's arguments.
 
-    Nothing packaged is filmed: the films would go into the package, and it has no checkpoints.
+    It does not film packaged agents: the films would go into the package, and it has no checkpoints.
 
     Raises:
-        UserError: rl-zoo3 would empty a folder that holds something, or film nothing.
+        UserError: rl-zoo3 would delete the contents of a folder, or there is nothing to film.
     """
     argv, trust = without_trust(_with_algo(argv))
     with script_of_rl_zoo3(trust), _ffmpeg():
@@ -103,7 +103,7 @@ def push_to_hub(argv: list[str]) -> None:
     """Upload an agent to the Hugging Face hub, with rl-zoo3's arguments.
 
     Raises:
-        UserError: its libraries do not fit together, which is so for every algorithm with those of 2026.
+        UserError: its libraries are incompatible. With the current releases, this is so for every algorithm.
     """
     with script_of_rl_zoo3():
         try:
@@ -121,7 +121,7 @@ def push_to_hub(argv: list[str]) -> None:
 
 
 def _with_algo(argv: list[str]) -> list[str]:
-    """Return the arguments with our algorithm where they name none."""
+    """Return the arguments, with our algorithm if they name none."""
     named = any(argument == "--algo" or argument.startswith("--algo=") for argument in argv)
     return argv if named else ["--algo", ALGO_NAME, *argv]
 

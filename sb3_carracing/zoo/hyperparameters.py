@@ -1,4 +1,4 @@
-"""Check what rl-zoo3 reads from a YAML file or `-params`, before a folder, an environment or a model is made."""
+"""Checks of what rl-zoo3 reads from a YAML file or `-params`, before a folder, an environment or a model is made."""
 
 import importlib.util
 import inspect
@@ -24,20 +24,20 @@ from sb3_carracing.ppo.hyperparameters import CHECKS, Check
 from sb3_carracing.ppo.policies import BETA_OPTIONS, BetaActorCriticPolicy, NamedPartsPolicy
 from sb3_carracing.ppo.torch_layers import resolve_extractor
 
-# What evaluating a user's text may end with.
+# Exceptions that evaluating a user's text may raise.
 EVALUATION_ERRORS = (ArithmeticError, AttributeError, LookupError, NameError, SyntaxError, TypeError, ValueError)
 
-# Keys that rl-zoo3 takes out before it calls the algorithm.
+# Keys that rl-zoo3 removes before it calls the algorithm.
 _OF_RL_ZOO3 = {
     *("n_timesteps", "n_envs", "normalize", "frame_stack", "env_wrapper", "vec_env_wrapper", "callback", "env_kwargs"),
     *("monitor_kwargs", "noise_type", "noise_std"),
 }
-# Arguments of the algorithm that rl-zoo3 gives itself.
+# Arguments of the algorithm that rl-zoo3 passes itself.
 _OF_THE_COMMAND_LINE = ("env", "device", "seed", "tensorboard_log", "verbose")
 
 
 _MAX_ENVS = 65_536
-# Their policies hand the keywords that they do not name to their base class.
+# Algorithms whose policies pass unknown keyword arguments on to their base class.
 _KNOWN_POLICIES = ("sb3_carracing.", "stable_baselines3.", "sb3_contrib.")
 _SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf", "delta_std")
 _AS_BETA_PPO_HAS = (
@@ -93,21 +93,21 @@ def _checked(name: str, value: Any) -> Any:
 
 
 def check(algo: str, hyperparams: dict[str, Any]) -> dict[str, Any]:
-    """Check the entry of an environment, and say which text is read as a number.
+    """Check the entry of an environment and print which text is read as a number.
 
     Args:
         algo: rl-zoo3's name of the algorithm.
-        hyperparams: the entry, with what the command line overwrites.
+        hyperparams: the entry, with the values that the command line overwrites.
 
     Returns:
-        The values that differ from the entry's: numbers where it has text.
+        The values that differ from the entry's: numbers in place of text.
 
     Raises:
-        UserError: names the key, the value and what is valid.
+        UserError: a value is not valid. The message names the key, the value and the valid values.
     """
     given = {name: hyperparams[name] for name in _OF_THE_COMMAND_LINE if name in hyperparams}
     if given:
-        raise UserError(f"{', '.join(given)} is no hyperparameter but an option of the command line, see --help")
+        raise UserError(f"{', '.join(given)} is not a hyperparameter but a command-line option, see --help")
     numbers = {}
     for name in _VALID.keys() & hyperparams.keys():
         value = _checked(name, hyperparams[name])
@@ -206,7 +206,7 @@ def check_env_kwargs(env_id: str, kwargs: dict[str, Any]) -> None:
 
 
 def _make(env_id: str, kwargs: dict[str, Any]) -> None:
-    """Make an environment that hands its keywords on, and raise a UserError where one is not known."""
+    """Make an environment that passes its keyword arguments on, and raise a UserError if one is unknown."""
     try:
         gym.make(env_id, **kwargs).close()
     except TypeError as error:
@@ -268,8 +268,8 @@ def check_keywords(
         function: what is called.
         keywords: names that it is called with.
         n_positional: number of arguments before them.
-        complete: whether the arguments are all, so that one that lacks is refused as well.
-        through_bases: a class that takes any keyword hands those that it does not name to its base.
+        complete: whether these are all arguments, so that a missing one is refused as well.
+        through_bases: whether a class that takes any keyword argument passes unknown ones on to its base class.
     """
     valid = _keywords_of(function, through_bases)
     unknown = [keyword for keyword in keywords if valid is not None and keyword not in valid]
@@ -304,7 +304,7 @@ def _initializers(cls: type) -> Iterator[Callable[..., Any]]:
 
 
 def _calls(name: str, entry: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield dotted path and keywords of the wrappers or callbacks of an entry; what Python files hold is not checked."""
+    """Yield dotted path and keyword arguments of an entry's wrappers or callbacks; objects of Python files are skipped."""
     for item in entry if isinstance(entry, list) else [entry] if entry is not None else []:
         if isinstance(item, str):
             yield item, {}
@@ -319,7 +319,7 @@ def _calls(name: str, entry: Any) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def evaluated(name: str, value: Any) -> Any:
-    """Return a value, or what its text means in Python, as rl-zoo3 evaluates it.
+    """Return a value, with text evaluated as Python as in rl-zoo3.
 
     Raises:
         UserError: the text cannot be evaluated.
@@ -334,7 +334,7 @@ def evaluated(name: str, value: Any) -> Any:
 
 
 def _number_in(value: Any) -> Any:
-    """Return the number that text means, whole where it is; else the value itself."""
+    """Return text as a number, an int if it is whole; return any other value unchanged."""
     if not isinstance(value, str):
         return value
     try:

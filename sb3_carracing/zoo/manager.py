@@ -1,4 +1,4 @@
-"""rl-zoo3's ExperimentManager with what its train script lacks: packaged hyperparameters, a resume that goes on."""
+"""rl-zoo3's ExperimentManager with packaged hyperparameters, a real resume and checked arguments."""
 
 import inspect
 import shutil
@@ -37,13 +37,13 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
     It differs in these points:
 
     - Without `-conf` it reads the packaged hyperparameters, except where only rl-zoo3 has an entry.
-    - `--trial-id` may be 0. It trains what the trial did, with the YAML entry that its study began with.
-    - `-i` goes on where the agent was: steps, schedules and the running means of that agent.
+    - `--trial-id` may be 0. It trains the trial's hyperparameters with the YAML entry that its study was created with.
+    - `-i` resumes where the agent stopped, with its step count, schedules and running means.
     - A run that fails before its first step leaves no folder.
-    - A callback with a `run_dir` learns the run's folder.
-    - `ValidationCallback` owns best_model.zip and evaluations.npz where there is one.
+    - Callbacks with a `run_dir` get the run's folder.
+    - If there is a `ValidationCallback`, only it writes best_model.zip and evaluations.npz.
     - monitor.csv also holds the raw score of this package's CarRacing, whose rewards `env_kwargs` may shape.
-    - `--vec-env subproc` means several environments per worker process.
+    - `--vec-env subproc` runs several environments per worker process.
     - Names, keywords and values are checked before anything is made, see `hyperparameters.check`.
     """
 
@@ -53,14 +53,14 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
     """Whether a resumed agent may run code."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # Positional as in rl-zoo3's own call, whose signature may grow; bound by name to change one of them.
+        # rl-zoo3 passes them by position, and its signature may grow. Binding them by name lets us change one.
         bound = inspect.signature(ExperimentManager.__init__).bind(self, *args, **kwargs).arguments
         bound.pop("self")
         if bound.get("config") is None:
             bound["config"] = str(_default_config(bound["algo"], bound["env_id"]))
         self._trial_entry: dict[str, Any] | None = None
         if bound.get("trial_id") is not None:
-            # rl-zoo3 passes over trial 0, and over a study that is not named.
+            # rl-zoo3 ignores trial 0 and studies without a name.
             sampled, self._trial_entry = _hyperparams_of_trial(bound)
             bound["hyperparams"] = sampled | (bound.get("hyperparams") or {})
             bound["trial_id"] = None
@@ -72,7 +72,7 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
             self.vec_env_class = process_vec_env_class()
 
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
-        """Make environments and model as rl-zoo3 does; where that fails, leave no folder."""
+        """Make environments and model as rl-zoo3 does; if that fails, leave no folder."""
         hyperparameters.check_device(self.device)
         try:
             experiment: tuple[BaseAlgorithm, dict[str, Any]] | None = super().setup_experiment()
@@ -82,14 +82,14 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
                 raise
             given = {name: self._hyperparams.get(name) for name in ("n_steps", "buffer_size") if name in self._hyperparams}
             sizes = ", ".join(f"{name} {value}" for name, value in given.items())
-            raise UserError(f"{sizes} with n_envs {self.n_envs} is more than the memory holds: {error}") from error
+            raise UserError(f"{sizes} with n_envs {self.n_envs} does not fit into memory: {error}") from error
         return experiment
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read and check the YAML as rl-zoo3 does; for a `tune` trial, use the entry stored with its study.
 
         Raises:
-            UserError: it is not what rl-zoo3 reads, or names or values in it are not valid.
+            UserError: rl-zoo3 cannot read it, or it contains invalid names or values.
         """
         with tempfile.TemporaryDirectory() as folder:
             if self._trial_entry is not None:
@@ -108,7 +108,7 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         return hyperparams, saved
 
     def create_envs(self, *args: Any, **kwargs: Any) -> VecEnv:
-        """Create the environments as rl-zoo3 does; those of ours put their raw score into monitor.csv as well."""
+        """Create the environments as rl-zoo3 does; ours also write their raw score to monitor.csv."""
         if gym.spec(self.env_name.gym_id).entry_point == CAR_RACING:
             self.monitor_kwargs.setdefault("info_keywords", ("score", "frames"))
         try:
@@ -120,7 +120,7 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         return env
 
     def _make_one_here(self) -> None:
-        """Make and close one environment, so that what it raises is not wrapped in a worker's error."""
+        """Make and close one environment, so that its exceptions are not wrapped in a worker's error."""
         env = gym.spec(self.env_name.gym_id).make(**self.env_kwargs)
         if self.env_wrapper is not None:
             env = self.env_wrapper(env)
@@ -152,7 +152,7 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         if statistics is None:
             normalized: VecEnv = super()._maybe_normalize(env, eval_env)
             return normalized
-        # rl-zoo3 reads the last agent's, whichever goes on.
+        # rl-zoo3 reads the last agent's running means, whichever agent is resumed.
         env = VecNormalize.load(str(statistics), env)
         if eval_env:
             env.training = env.norm_reward = False
@@ -170,7 +170,7 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         return model
 
     def create_callbacks(self) -> None:
-        """Create rl-zoo3's callbacks, and tell those of ours where the run's folder is."""
+        """Create rl-zoo3's callbacks and pass the run's folder to ours."""
         super().create_callbacks()
         validates = any(isinstance(callback, ValidationCallback) for callback in self.callbacks)
         for callback in self.callbacks:
@@ -183,7 +183,7 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
                 callback.callback_on_new_best = _SaveStatistics(Path(self.save_path) / BEST_STATISTICS)
                 callback.callback_on_new_best.parent = callback
             if validates and isinstance(callback, EvalCallback):
-                # Two measures would write one best_model.zip and one evaluations.npz; this one's reward is shaped.
+                # Otherwise two evaluations would write the same best_model.zip and evaluations.npz. Here rewards are shaped.
                 callback.best_model_save_path = callback.callback_on_new_best = None
                 callback.log_path = None
         self.callbacks.append(BeginningCallback(self._begin))
@@ -193,7 +193,7 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         self.work_begins()
 
     def learn(self, model: BaseAlgorithm) -> None:
-        """Train up to `n_timesteps` steps in all, including those that a resumed agent has behind it."""
+        """Train up to `n_timesteps` steps in all, including the steps of a resumed agent."""
         learner = _Learner(model, self.continue_training)
         try:
             super().learn(learner)
@@ -233,7 +233,7 @@ class BeginningCallback(BaseCallback):
 
 
 def _default_config(algo: str, env_id: str) -> Path:
-    """Return the packaged YAML, but rl-zoo3's where only that one has an entry of the environment, or none is packaged."""
+    """Return the packaged YAML, or rl-zoo3's if none is packaged or only rl-zoo3's has an entry for the environment."""
     packaged, zoos = hyperparams_file(algo), Path(rl_zoo3.__file__).with_name("hyperparams") / f"{algo}.yml"
     entry = "atari" if ExperimentManager.is_atari(env_id) else env_id
     if not packaged.is_file() or (zoos.is_file() and entry in _entries(zoos) - _entries(packaged)):
@@ -246,7 +246,7 @@ def _entries(file: Path) -> set[str]:
 
 
 def _hyperparams_of_trial(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Return what the trial sampled, and of a study of `tune` its whole YAML entry, since the study began with one.
+    """Return what the trial sampled and, for a study of `tune`, the whole YAML entry stored with the study.
 
     Raises:
         UserError: there is no such trial, or its study is another algorithm's.
@@ -262,10 +262,10 @@ def _hyperparams_of_trial(arguments: dict[str, Any]) -> tuple[dict[str, Any], di
 
 
 class _Learner:
-    """A model's `learn` as rl-zoo3 calls it; a resumed one trains on instead of starting its counter anew.
+    """A model's `learn` as rl-zoo3 calls it; a resumed model continues its step count.
 
-    SB3's `learn(reset_num_timesteps=False)` adds its argument to the steps done, and schedules are a share of the sum:
-    with what remains as argument, learning rate and clip range go on from where they were.
+    SB3's `learn(reset_num_timesteps=False)` adds its argument to the steps done, and schedules are functions of the sum. We
+    pass the remaining steps, so that learning rate and clip range continue where they were.
     """
 
     def __init__(self, model: BaseAlgorithm, resumes: bool):

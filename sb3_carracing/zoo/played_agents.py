@@ -28,7 +28,7 @@ from sb3_carracing.zoo.register import ALGO_NAME
 
 @dataclass(frozen=True)
 class AskedAgent:
-    """What a script's arguments say about the agent, with rl-zoo3's defaults."""
+    """The agent that a script's arguments name, with rl-zoo3's defaults."""
 
     folder: str | None
     output_folder: str | None
@@ -76,13 +76,13 @@ class AskedAgent:
 
 
 def options_for(command: str, asked: AskedAgent) -> list[str]:
-    """Return the options, to be put behind the user's, that let a script find the agent asked for.
+    """Return options to append to the user's, so that a script finds the agent asked for.
 
-    The packaged agents are played where the user names no folder and has none. Of several runs, the latest one is
-    played that has the agent: a run that failed has none, and must not hide the runs before it.
+    If the user names no folder and has none, these are the packaged agents. Of several runs, this is the latest one that has
+    the agent, because a failed run has none and must not hide earlier runs.
 
     Raises:
-        UserError: the agent is missing; rl-zoo3 would look for it in the internet.
+        UserError: the agent is missing. rl-zoo3 would try to download it.
     """
     folder = Path(asked.folder or TRAINED_AGENTS)
     options: list[str] = []
@@ -91,7 +91,7 @@ def options_for(command: str, asked: AskedAgent) -> list[str]:
         folder = packaged
         options += ["--folder", str(folder)]
         if command == "record_video" and asked.output_folder is None:
-            # By default films go beside the agent: into site-packages.
+            # By default films go next to the agent, which is in site-packages.
             options += ["--output-folder", "videos"]
     # Of other algorithms rl-zoo3 downloads the agents that a folder of this name lacks.
     may_be_downloaded = asked.algo != ALGO_NAME and TRAINED_AGENTS in str(folder)
@@ -110,11 +110,11 @@ def run_number(folder: Path, asked: AskedAgent, pattern: str, name: str | None =
         name: of the agent in messages; None means the pattern.
 
     Raises:
-        UserError: there is no such run, or none with such an agent; says which there are.
+        UserError: there is no such run, or none with such an agent. The message lists the existing ones.
     """
     name = name or pattern
     place = folder / asked.algo
-    # rl-zoo3's -1 says that the folder itself is the run.
+    # In rl-zoo3, -1 means that the folder itself is the run.
     runs = {-1: place} if asked.exp_id == -1 else _runs_of(asked, folder)
     if not runs or (asked.exp_id and asked.exp_id not in runs):
         kind = f"run {asked.exp_id}" if asked.exp_id else "numbered run"

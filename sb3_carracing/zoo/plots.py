@@ -1,4 +1,4 @@
-"""rl-zoo3's plots of several runs, which name what is missing and are files where there is no display."""
+"""rl-zoo3's plots of several runs, with errors for missing data, and with PNG files if there is no display."""
 
 import argparse
 import importlib
@@ -17,7 +17,7 @@ from sb3_carracing.ppo.saving.named_classes import ClassFinder
 from sb3_carracing.ppo.saving.unpickling import read_pickle
 from sb3_carracing.zoo.scripts import arguments_of, asks_for_help, script_of_rl_zoo3
 
-# What all_plots writes where there is no evaluation; a mean that it has computed has no decimals.
+# What all_plots writes for missing evaluations. Means that it has computed have no decimals.
 _NO_EVALUATION = "0.0 +/- 0.0"
 
 
@@ -60,7 +60,7 @@ def all_plots(argv: list[str]) -> None:
     script = importlib.import_module("rl_zoo3.plots.all_plots")
 
     class CompleteTable(script.pytablewriter.MarkdownTableWriter):  # type: ignore[misc, name-defined]
-        """Refuses a table with a number for what is not there."""
+        """Refuses to write a table with numbers for missing evaluations."""
 
         def write_table(self, **kwargs: Any) -> None:
             (_, *labels), *rows = self.value_matrix
@@ -82,7 +82,7 @@ def all_plots(argv: list[str]) -> None:
 
 
 def plot_from_file(argv: list[str]) -> None:
-    """Plot what all_plots has saved, with rl-zoo3's arguments. The name of the output says its format.
+    """Plot what all_plots has saved, with rl-zoo3's arguments; the output's file name sets its format.
 
     Raises:
         UserError: the file lacks what is to be plotted.
@@ -106,7 +106,7 @@ def plot_from_file(argv: list[str]) -> None:
 
 
 def _check_saved_results(asked: argparse.Namespace) -> None:
-    """Raise a UserError for environments and algorithms that the file of all_plots has no results of."""
+    """Raise a UserError for environments and algorithms without results in the file of all_plots."""
     results = _load(asked.input if asked.input.endswith(".pkl") else f"{asked.input}.pkl")
     for other in map(_load, asked.merge):
         for env in results.keys() & other.keys():
@@ -135,7 +135,7 @@ def _load(file: str) -> dict[str, dict[str, Any]]:
 
 
 class _Options:
-    """Reads some of a script's options beforehand; exits with status 2 where a required one is missing."""
+    """Reads some of a script's options beforehand; exits with status 2 if a required one is missing."""
 
     def __init__(self, command: str, argv: list[str]) -> None:
         self._parser = argparse.ArgumentParser(prog=f"python -m sb3_carracing {command}", add_help=False)
@@ -162,7 +162,7 @@ def _run(command: str, argv: list[str], check_drawn: Callable[[Sequence[Figure]]
 
 @contextmanager
 def _shown_or_saved(command: str, check_drawn: Callable[[Sequence[Figure]], None] | None) -> Iterator[None]:
-    """Let a script show its figures, or write them to files where the backend has no windows."""
+    """Let a script show its figures, or write them to files if the backend has no windows."""
     show = plt.show
 
     def show_or_save(*args: Any, **kwargs: Any) -> None:

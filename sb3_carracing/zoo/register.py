@@ -1,8 +1,8 @@
-"""Make rl-zoo3 know `beta_ppo`.
+"""Register `beta_ppo` with rl-zoo3.
 
-rl-zoo3 has no plug-in mechanism: its algorithms and their search spaces are plain dicts that its modules share, so they
-are changed in place, and before a script's argparse reads its choices. Importing rl_zoo3 replaces gymnasium's TimeLimit
-process-wide (upstream's own patch), which is why only `sb3_carracing.zoo` imports it.
+rl-zoo3 has no plug-in mechanism. Its algorithms and their search spaces are plain dicts that its modules share, so we change
+them in place before a script's argparse reads its choices. Importing rl_zoo3 replaces gymnasium's TimeLimit for the whole
+process (its own patch), so only `sb3_carracing.zoo` imports it.
 """
 
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
@@ -15,7 +15,7 @@ ALGO_NAME = "beta_ppo"
 
 
 def register() -> None:
-    """Enter `BetaPPO` and its search space into rl-zoo3's tables; doing it twice changes nothing."""
+    """Add `BetaPPO` and its search space to rl-zoo3's tables; calling it twice has no further effect."""
     ALGOS[ALGO_NAME] = BetaPPO
     HYPERPARAMS_SAMPLER[ALGO_NAME] = sample_beta_ppo_params
     HYPERPARAMS_CONVERTER[ALGO_NAME] = convert_beta_ppo_params

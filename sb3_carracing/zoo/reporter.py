@@ -16,9 +16,9 @@ from sb3_carracing.runs import BEST_AGENT
 
 
 class Reporter(BaseCallback):
-    """Report a trial's mean raw score to its study: after the first update past each interval, and at the end.
+    """Report a trial's mean raw score to its study, after the first update past each interval and at the end.
 
-    `TrialPruned` ends the trial where its pruner says so, or where score or weights are not finite.
+    `TrialPruned` ends the trial if its pruner says so, or if score or weights are not finite.
 
     Args:
         trial: what it reports to.
@@ -85,7 +85,7 @@ class Reporter(BaseCallback):
 
 
 def divergence(model: BaseAlgorithm | None, error: Exception) -> str | None:
-    """Return why an error means that a training has become NaN; None if it means something else."""
+    """Return the reason if an error means that training has diverged to NaN, else None."""
     first_line = (str(error).splitlines() or [type(error).__name__])[0]
     if isinstance(error, NonFiniteLossError):
         return f"NaN: {first_line}"
@@ -104,6 +104,6 @@ def has_lost_weights(model: BaseAlgorithm) -> bool:
 
 
 def prune(trial: optuna.Trial, reason: str) -> optuna.TrialPruned:
-    """Write the reason to the trial and return what ends it."""
+    """Write the reason to the trial and return the exception that ends it."""
     trial.set_user_attr("pruned", reason)
     return optuna.TrialPruned(reason)

@@ -1,8 +1,8 @@
 """Let rl-zoo3's scripts read files through this package's readers.
 
 Its scripts build any object that a YAML file names, evaluate text, and unpickle agents and running means. While a command
-runs, what they call for that is replaced: nothing of a run folder, a download or a study gets to Python's own `eval`,
-`pickle` or an import that our reader has not admitted.
+runs, we replace the functions that they call for this. Nothing from a run folder, a download or a study then reaches Python's
+`eval`, `pickle` or an import that our reader has not allowed.
 """
 
 from collections.abc import Callable, Iterator
@@ -49,7 +49,7 @@ def safe_files(trust: bool = False) -> Iterator[None]:
             replace(base_class, "load_from_zip_file", load_from_zip_file)
             replace(off_policy_algorithm, "load_from_pkl", _refuse_replay_buffer)
             for module in (rl_zoo3.utils, rl_zoo3.exp_manager):
-                # A global of this name comes before the builtin.
+                # A global of this name takes precedence over the builtin.
                 replace(module, "eval", _evaluate, create=True)
         yield
 

@@ -1,4 +1,4 @@
-"""Run rl-zoo3's scripts with `beta_ppo` registered and their errors sorted."""
+"""Run rl-zoo3's scripts with `beta_ppo` registered and bad input reported as `UserError`."""
 
 import argparse
 import functools
@@ -17,7 +17,7 @@ from sb3_carracing.zoo.hyperparameters import EVALUATION_ERRORS
 from sb3_carracing.zoo.register import register
 from sb3_carracing.zoo.safe_files import safe_files
 
-# What rl-zoo3's record_training starts as a process of its own, without `beta_ppo`.
+# What rl-zoo3's record_training starts as separate processes, without `beta_ppo`.
 _RECORD_VIDEO = ["python", "-m", "rl_zoo3.record_video"]
 
 
@@ -61,10 +61,10 @@ def run_module(name: str, trust: bool = False) -> None:
 
 @contextmanager
 def readable_key_values() -> Iterator[None]:
-    """Let rl-zoo3's `key:value` arguments, which it evaluates as Python, name the one that cannot be read.
+    """Make rl-zoo3 name the `key:value` argument that it cannot evaluate as Python.
 
     Raises:
-        UserError: within the context, in place of what the evaluation ends with.
+        UserError: within the context, in place of the evaluation's own exception.
     """
     store = StoreDict.__call__
 
@@ -77,7 +77,7 @@ def readable_key_values() -> Iterator[None]:
                 store(action, parser, namespace, [argument], option)
             except EVALUATION_ERRORS as error:
                 raise UserError(
-                    f"{option} {argument} is not key:value with a value in Python, where text stands in quotes ({error})"
+                    f"{option} {argument} is not key:value with a Python value, in which text needs quotes ({error})"
                 ) from error
             stored |= getattr(namespace, action.dest)
         setattr(namespace, action.dest, stored)

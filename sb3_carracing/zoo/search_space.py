@@ -1,7 +1,7 @@
 """The search space of BetaPPO, for `tune` and for rl-zoo3's own `-optimize`.
 
 rl-zoo3 replaces the YAML's `policy_kwargs` as a whole by what is sampled, and rebuilds a trial from its parameters alone
-(`--trial-id`). So the YAML's `policy_kwargs` that are not searched are one more parameter, as JSON, with a single choice.
+(`--trial-id`). So we store the `policy_kwargs` that are not searched as one more parameter, as JSON with a single choice.
 """
 
 import ast
@@ -17,7 +17,7 @@ from sb3_carracing.errors import UserError
 from sb3_carracing.ppo.torch_layers import IMAGE_EXTRACTORS
 
 UPDATES_PER_REPORT = 4
-"""Smallest number of updates between two reports; with none, two reports have the same value."""
+"""Smallest number of updates between two reports; without an update, two reports have the same value."""
 
 _MIN_BATCH_POW, _MAX_BATCH_POW = 6, 9  # 64 to 512
 _MAX_ROLLOUT = 8192  # [steps of all environments]
@@ -73,7 +73,7 @@ def sample_beta_ppo_params(
     trial.suggest_categorical("fixed_policy_kwargs", [json.dumps(base, sort_keys=True)])
 
     hyperparams = convert_beta_ppo_params(trial.params)
-    # rl-zoo3 turns text into schedules in a YAML only.
+    # rl-zoo3 turns text into schedules only in a YAML file.
     if isinstance(hyperparams["learning_rate"], str):
         hyperparams["learning_rate"] = SimpleLinearSchedule(trial.params["learning_rate"])
     return hyperparams

@@ -32,7 +32,7 @@ GRACE = 3  # heartbeats that may fail to come
 PATIENCE = 60.0  # [s]
 _PAUSE = 1.0  # [s]
 
-# What SQLite says when another process holds the file or the file is out of reach for the moment.
+# SQLite's messages when another process holds the file, or the file is temporarily out of reach.
 _SQLITE_IS_AWAY = ("locked", "busy", "unable to open", "disk I/O")
 _SECRETS = re.compile(r"((?:password|passwd|pwd|passphrase|secret|token|key)=)[^&\s]*", re.IGNORECASE)
 
@@ -42,10 +42,10 @@ class StorageAwayError(UserError):
 
 
 class PatientStorage(RDBStorage):  # type: ignore[misc]
-    """A database that may be away for a while: what fails for that reason is tried again for up to `PATIENCE`.
+    """A database that may be unreachable for a while: calls that fail for this reason are retried for up to `PATIENCE`.
 
-    Arguments are `RDBStorage`'s. Raises `StorageAwayError` when patience ends; until the database answers again, further
-    calls then fail at once.
+    The arguments are `RDBStorage`'s. After `PATIENCE` it raises `StorageAwayError`. Further calls then fail at once until the
+    database answers again.
     """
 
     def __init__(self, url: str, **kwargs: Any) -> None:
@@ -96,12 +96,12 @@ class PatientStorage(RDBStorage):  # type: ignore[misc]
         time.sleep(_PAUSE)
 
     def record_heartbeat(self, trial_id: int) -> None:
-        """Record a sign of life; where the database stays away, the trial itself reports it."""
+        """Record a heartbeat; if the database stays away, the trial itself reports it."""
         with suppress(StorageAwayError):
             self.call_patiently(lambda: super(PatientStorage, self).record_heartbeat(trial_id))
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """Set state and values; a state that a lost connection had already set is no error."""
+        """Set state and values; accept a state that was already set before the connection was lost."""
         attempts: list[None] = []
 
         def set_once() -> bool:
@@ -131,7 +131,7 @@ for _name in (BaseStorage.__abstractmethods__ | {"_get_trials", "_get_stale_tria
 
 
 def means_away(error: BaseException | None, is_sqlite: bool) -> bool:
-    """Return whether an error of SQLAlchemy says that a database cannot be reached for the moment."""
+    """Return whether an error of SQLAlchemy means that a database is temporarily unreachable."""
     if not isinstance(error, OperationalError | InterfaceError):
         return False
     return not is_sqlite or any(word in str(error) for word in _SQLITE_IS_AWAY)
@@ -144,12 +144,12 @@ def first_line(error: BaseException | None) -> str:
 
 
 def open_storage(url: str | None, heartbeat_interval: int = HEARTBEAT_INTERVAL) -> BaseStorage:
-    """Open where a study is kept, and make its tables if there are none.
+    """Open the storage of a study and create its tables if needed.
 
     Args:
         url: SQLAlchemy's URL of a database, a journal file (`*.log`), or None for memory.
-        heartbeat_interval: how often a running trial says that it lives [s]. After three times as long without a sign
-            another worker takes it over. It is the same for all workers.
+        heartbeat_interval: time between two heartbeats of a running trial [s]. After three intervals without one, another
+            worker takes over the trial. All workers need the same interval.
 
     Raises:
         UserError: the URL cannot be read, its driver is not installed, or nobody answers.
@@ -180,7 +180,7 @@ def open_storage(url: str | None, heartbeat_interval: int = HEARTBEAT_INTERVAL) 
 
 
 def _open_database(url: str, heartbeat_interval: int, attempts: int = 5) -> RDBStorage:
-    """Open a database; workers that start at the same time may collide in making its tables, and try again."""
+    """Open a database; retry if workers that start at the same time collide when they create its tables."""
     if make_url(url).drivername == "postgresql":
         # SQLAlchemy's default driver has changed; this is the one of the extra.
         url = make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
@@ -197,7 +197,7 @@ def _open_database(url: str, heartbeat_interval: int, attempts: int = 5) -> RDBS
                     heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=MAX_RETRIES),
                 )
         except (IntegrityError, ProgrammingError, OperationalError) as error:
-            # A server that refuses is not waited for: its address may be wrong.
+            # Do not wait for a server that refuses the connection, since its address may be wrong.
             busy = "locked" in str(error) or "starting up" in str(error)
             collided = attempt < attempts and (not isinstance(error, OperationalError) or "already exists" in str(error))
             if not (busy or collided) or time.monotonic() - start > PATIENCE:
@@ -217,12 +217,12 @@ def quiet() -> Iterator[None]:
 
 
 def shown(url: str) -> str:
-    """Return a storage's URL as it may be printed: without its password, also where the URL cannot be parsed."""
+    """Return a storage's URL without its password, for messages, even if the URL cannot be parsed."""
     if url.startswith("sqlite") or url.endswith(".log"):
         return url
     scheme, separator, rest = url.partition("://") if "://" in url else ("", "", url)
     user_and_password, at, place = rest.rpartition("@")
     user, colon, _ = user_and_password.partition(":")
-    # Without @ it may be a password that stands where a port should.
+    # Without @, a password may be where a port should be.
     place = _SECRETS.sub(r"\1***", place if at else re.sub(r":[^/?]*[^/?\d][^/?]*", ":***", place))
     return f"{scheme}{separator}{user}{colon and ':***'}{at}{place}"

@@ -28,7 +28,7 @@ def load_study(url: str | None, name: str | None) -> optuna.Study:
     """Return a study that exists.
 
     Raises:
-        UserError: there is no such study; says which there are.
+        UserError: there is no such study. The message lists the existing ones.
     """
     if url is None or name is None:
         raise UserError("to read a study, both --storage and --study-name are needed")
@@ -76,7 +76,7 @@ def as_yaml(data: dict[str, Any]) -> str:
 
 
 def trial_entry(study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
-    """Return the YAML entry that the study began with, replaced by what the trial sampled.
+    """Return the YAML entry that the study was created with, updated with what the trial sampled.
 
     Raises:
         UserError: the study is not one of `tune`.
@@ -122,16 +122,16 @@ def retried_number(trial: FrozenTrial) -> int | None:
 
 
 def trial_seed(study_seed: int, trial: FrozenTrial) -> int:
-    """Return the study's seed plus the trial's number; of a repeated trial, the number that it had first."""
+    """Return the study's seed plus the trial's number; a repeated trial keeps its first number."""
     number = retried_number(trial)
     return (study_seed + (trial.number if number is None else number)) % _MAX_SEED
 
 
 class TrialSeededSampler(BaseSampler):  # type: ignore[misc]
-    """A sampler made anew for every trial, seeded with the study's seed plus the trial's number.
+    """Creates a new sampler for every trial, seeded with the study's seed plus the trial's number.
 
-    One generator for a whole study would start again when the study goes on, and workers that are started by the same
-    command would all sample the same trials.
+    A single generator per study would start over when the study is resumed, and workers started by the same command would all
+    sample the same trials.
     """
 
     def __init__(self, make: Callable[[int], BaseSampler], study_seed: int) -> None:
@@ -202,24 +202,24 @@ def make_pruner(name: str, n_startup_trials: int, n_evaluations: int) -> optuna.
 
 
 def agree_on_settings(study: optuna.Study, settings: dict[str, Any], seed: int | None, random_seed: int) -> int:
-    """Write down what all workers have to do alike, or check it where an earlier worker has written it down.
+    """Store the settings that all workers must share, or compare them with those that an earlier worker stored.
 
     Args:
         study: the study.
-        settings: what all workers have to do alike.
-        seed: of the study; None means the one that an earlier worker wrote down, else `random_seed`.
+        settings: the settings that all workers must share.
+        seed: the study's seed; None means the one that an earlier worker stored, else `random_seed`.
         random_seed: see `seed`.
 
     Returns:
         The study's seed.
 
     Raises:
-        UserError: an earlier worker's settings or seed were others.
+        UserError: an earlier worker's settings or seed differ.
     """
     if "settings" not in study.user_attrs:
         study.set_user_attr("seed", random_seed if seed is None else seed)
         study.set_user_attr("settings", settings)
-    # Read again: of workers that begin at once the last one to write is the one that all follow.
+    # Read again: if several workers start at once, all follow the last one to write.
     known = study.user_attrs
     # As the storage returns them: lists for tuples.
     settings = json.loads(json.dumps(settings))

@@ -1,4 +1,4 @@
-"""Options of rl-zoo3's train that it would ignore in silence."""
+"""Options of rl-zoo3's train that it would silently ignore."""
 
 import argparse
 from typing import Any
@@ -26,10 +26,10 @@ def check_train_options(args: argparse.Namespace) -> None:
     """Refuse, by name, options that have no effect.
 
     Args:
-        args: of rl-zoo3's train.
+        args: arguments of rl-zoo3's train.
 
     Raises:
-        UserError: names the option and its value.
+        UserError: an option has no effect. The message names the option and its value.
     """
     for name, smallest in _NUMBERS.items():
         or_default(_spelled(name), getattr(args, name), smallest)
@@ -57,7 +57,7 @@ def check_train_options(args: argparse.Namespace) -> None:
 
 
 def check_seed(argv: list[str]) -> None:
-    """Refuse a negative seed but -1; rl-zoo3 draws one and forgets what was asked for."""
+    """Refuse negative seeds other than -1, which rl-zoo3 would silently replace by a random one."""
     parser = argparse.ArgumentParser(prog="python -m sb3_carracing train", add_help=False)
     parser.add_argument("--seed", type=int, default=-1)
     or_default("--seed", parser.parse_known_args(argv)[0].seed, 0)

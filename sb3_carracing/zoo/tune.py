@@ -46,7 +46,7 @@ class TuningManager(CarRacingExperimentManager):
 
     It differs in these points:
 
-    - A trial's value is the mean raw score on the validation tracks, whatever shapes, scales or cuts the training.
+    - A trial's value is the mean raw score on the validation tracks, without the training's reward shaping and early ends.
     - Trial and sampler are seeded with the study's seed plus the trial's number.
     - Besides the pruner, only NaN and rollouts that are too long prune a trial. Its user attribute `pruned` holds the
       reason. Other errors end the worker.
@@ -54,8 +54,8 @@ class TuningManager(CarRacingExperimentManager):
     - No run folder is made.
 
     Raises:
-        UserError: unknown sampler or pruner, a folder or storage that cannot be opened, hyperparameters that make no
-            model, too few steps between two reports, numbers below 1; all before a study is joined.
+        UserError: sampler or pruner is unknown, a folder or storage cannot be opened, the hyperparameters make no valid model,
+            there are too few steps between two reports, or a number is below 1. Raised before a study is joined.
     """
 
     refuses_what_has_no_effect = True
@@ -86,7 +86,7 @@ class TuningManager(CarRacingExperimentManager):
         return hyperparams, saved
 
     def create_log_folder(self) -> None:
-        """Make none: a search's empty numbered folder would be the latest run, which `enjoy` plays."""
+        """Make no folder, because `enjoy` would take a search's empty numbered folder for the latest run."""
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = True) -> VecEnv:
         """Create the environments as rl-zoo3 does, without monitor.csv."""
@@ -118,7 +118,7 @@ class TuningManager(CarRacingExperimentManager):
             searched |= set(trial.params)
         replaced = sorted(given & searched)
         if replaced:
-            message = f"-params {', '.join(replaced)}: the search chooses this, and what is given would have no effect"
+            message = f"-params {', '.join(replaced)}: the search chooses this, so the given value would have no effect"
             if self.refuses_what_has_no_effect:
                 raise UserError(message)
             warnings.warn(message, stacklevel=2)
@@ -126,7 +126,7 @@ class TuningManager(CarRacingExperimentManager):
     def _build_model(self, env: VecEnv, hyperparams: dict[str, Any]) -> None:
         """Build a throw-away model so that invalid hyperparameters fail before the study is created."""
         algorithm = ALGOS[self.algo]
-        # These are for all environments, of which `env` is one, or cost memory.
+        # These apply to all environments, of which `env` is one, or cost memory.
         for name in ("n_steps", "batch_size", "buffer_size", "optimize_memory_usage"):
             hyperparams.pop(name, None)
         memory = {"buffer_size": 1} if issubclass(algorithm, OffPolicyAlgorithm) else {}
@@ -187,7 +187,7 @@ class TuningManager(CarRacingExperimentManager):
         self._report(study)
 
     def _settings(self) -> dict[str, Any]:
-        """Return what all workers of a study have to do alike."""
+        """Return the settings that all workers of a study must share."""
         return {
             "algo": self.algo,
             "env": self.env_name.gym_id,
@@ -200,7 +200,7 @@ class TuningManager(CarRacingExperimentManager):
         }
 
     def _join_study(self, pruner: optuna.pruners.BasePruner, settings: dict[str, Any]) -> optuna.Study:
-        """Create the study, or join it; says what kind of storage it is in."""
+        """Create or join the study and print what kind of storage it is in."""
         study = optuna.create_study(
             storage=self.trial_storage,
             pruner=pruner,
@@ -274,7 +274,7 @@ class TuningManager(CarRacingExperimentManager):
         return sampled
 
     def _check_rollout(self, model: BaseAlgorithm) -> None:
-        """Prune what would report twice without an update between; rl-zoo3's own samplers go up to 4096 steps."""
+        """Prune trials without an update between two reports; rl-zoo3's own samplers go up to 4096 steps."""
         if isinstance(model, OnPolicyAlgorithm):
             rollout = model.n_steps * model.n_envs
             if rollout > max(self._interval, self._max_rollout):
@@ -318,7 +318,7 @@ class TuningManager(CarRacingExperimentManager):
 
 
 class OptimizingManager(TuningManager):
-    """`train -optimize`: `tune`, but where too few steps lie between two reports it warns and plays the smallest rollouts."""
+    """`train -optimize`: like `tune`, but with too few steps between two reports it warns and uses the smallest rollouts."""
 
     refuses_what_has_no_effect = False
 
@@ -337,7 +337,7 @@ class OptimizingManager(TuningManager):
 
 @contextmanager
 def _quiet_log() -> Iterator[None]:
-    """Keep Optuna from logging a study that only serves to look."""
+    """Keep Optuna from logging a study that is only read."""
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:

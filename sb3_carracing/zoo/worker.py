@@ -1,7 +1,7 @@
 """A worker's loop over the trials of a study.
 
-A killed worker's trial is found by its heartbeat, failed, and put back in the queue by Optuna. That happens only when some
-worker asks, so a worker that has nothing to do asks until no trial is left running or waiting.
+Optuna recognizes a killed worker's trial by its missing heartbeat, marks it as failed, and puts it back in the queue. It does
+so only when a worker asks, so an idle worker keeps asking until no trial is running or waiting.
 """
 
 import threading
@@ -17,12 +17,12 @@ from optuna.trial import TrialState
 from sb3_carracing.zoo.storage import GRACE, PatientStorage
 from sb3_carracing.zoo.study import retried_number
 
-# A trial in one of these states takes a place of the budget.
+# Trials in these states count toward the budget.
 _COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.WAITING)
 
 
 class SurplusTrialError(Exception):
-    """Two workers took the last place of the budget; the later trial gives way."""
+    """Two workers started the last trial of the budget; the later one gives way."""
 
 
 class Worker:
@@ -32,9 +32,9 @@ class Worker:
         study: what to work on.
         storage: where it is kept.
         objective: runs one trial and returns its value. Before it ends or prunes the trial, it writes to it.
-        n_trials: largest number of trials that this worker begins, repeated ones not counted.
-        max_total_trials: number of complete and pruned trials that the study shall have, with which `n_trials` does not
-            count. Failed and killed trials are not in it. None means no bound.
+        n_trials: maximum number of trials that this worker starts, not counting repeated ones.
+        max_total_trials: target number of complete and pruned trials of the study, which replaces `n_trials`. Failed and
+            killed trials do not count. None means no limit.
     """
 
     def __init__(
@@ -53,14 +53,14 @@ class Worker:
         self._failed = False
         self._waits = False
         self._lock = threading.Lock()
-        # Whether others can tell a running trial from a dead one.
+        # Whether other workers can tell a running trial from a dead one.
         self._database = storage if isinstance(storage, PatientStorage) else None
         self._first_seen: dict[int, float] = {}
         self._revived: set[int] = set()
         self._thread = threading.local()
 
     def run(self, n_jobs: int = 1) -> None:
-        """Work in `n_jobs` threads; an error of the objective ends all of them after their trials, and is raised."""
+        """Work in `n_jobs` threads; after an error of the objective, all finish their trials and the error is raised."""
         if n_jobs == 1:
             self._loop()
             return
@@ -110,7 +110,7 @@ class Worker:
             self._n_begun += begins
         if begins:
             return True
-        # Without heartbeats nobody can tell whether the others still live.
+        # Without heartbeats we cannot tell whether the other workers are alive.
         running = any(trial.state == TrialState.RUNNING for trial in counted)
         return False if running and self._database is not None else None
 
@@ -146,7 +146,7 @@ class Worker:
             raise
 
     def _is_surplus(self, trial: optuna.Trial) -> bool:
-        """Return whether earlier trials take all places of the budget; a repeated trial has its place already."""
+        """Return whether earlier trials use up the budget, in which a repeated trial is already included."""
         counted = self._study.get_trials(deepcopy=False, states=_COUNTED)
         (this,) = [other for other in counted if other.number == trial.number]
         if self._max_total_trials is None or retried_number(this) is not None:

@@ -137,7 +137,7 @@ def test_an_ffmpeg_that_does_not_work_is_found_before_the_work(
         main(["record", "--random", "--mp4", "-o", str(tmp_path)])
     error = capsys.readouterr().err
     assert ended.value.code == 2
-    assert "--mp4 needs an ffmpeg that works: " in error
+    assert "--mp4 needs a working ffmpeg: " in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
 

@@ -481,7 +481,7 @@ class TestClasses:
         with pytest.raises(UserError, match=r"evil\.Policy"):
             load(path)
         assert not (tmp_path / "ran").exists()
-        with pytest.warns(UserWarning, match="evil.Policy is imported"), pytest.raises(UserError, match="no part of an agent"):
+        with pytest.warns(UserWarning, match="evil.Policy is imported"), pytest.raises(UserError, match="not part of an agent"):
             load(path, trust=True)
         assert (tmp_path / "ran").exists()
 
@@ -805,7 +805,7 @@ class TestArchives:
         rewrite(file, {"agent.json": json.dumps(content).encode()})
         refused(rewrite(file, state={**content["state"], "something": 1}), "something")
         refused(rewrite(file, state=content["state"], arguments={**content["arguments"], "something": 1}), "something")
-        refused(rewrite(file, arguments=content["arguments"], extra={"learn": 1}), "'learn' is no setting")
+        refused(rewrite(file, arguments=content["arguments"], extra={"learn": 1}), "'learn' is not a setting")
         refused(rewrite(file, extra={"seed": 1}), "twice")
         refused(rewrite(file, extra={}, policy={**content["policy"], "options": {"something": 1}}), "cannot be made")
         refused(rewrite(file, policy={"options": {}}), "agent.zip")

@@ -107,7 +107,7 @@ def test_a_value_that_is_not_valid_is_named(capsys: pytest.CaptureFixture[str], 
     ("entry", "message"),
     [
         ({"n_stepps": 3}, "PPO got an unexpected keyword argument 'n_stepps'"),
-        ({"verbose": 2}, "verbose is no hyperparameter but an option of the command line"),
+        ({"verbose": 2}, "verbose is not a hyperparameter but a command-line option"),
         ({"policy_kwargs": {"net_arc": [3]}}, "policy_kwargs got an unexpected keyword argument 'net_arc'"),
         ({"policy_kwargs": {"optimizer_kwargs": {"epss": 1}}}, "optimizer_kwargs got an unexpected keyword argument 'epss'"),
         (

@@ -106,10 +106,10 @@ class ForgetsDones(RolloutBuffer):
 
 
 class RenormalizesBatch(RolloutBuffer):
-    """The Iurin implementation: before every minibatch the whole rollout's advantages are normalised in place.
+    """The Iurin implementation: before every minibatch the whole rollout's advantages are normalized in place.
 
-    To be used with `normalize_advantage=False`. The second normalisation finds mean 0 and deviation 1 and changes
-    nothing but roundings: what remains is one normalisation per rollout instead of one per minibatch.
+    To be used with `normalize_advantage=False`. The second normalization finds mean 0 and deviation 1 and changes
+    nothing but roundings: what remains is one normalization per rollout instead of one per minibatch.
     """
 
     def _get_samples(self, batch_inds: np.ndarray, env: Any = None) -> RolloutBufferSamples:

@@ -107,7 +107,7 @@ def table(names: Sequence[str], results: Path = RESULTS, kind: str = "runs", val
 
 
 def draw(file: Path, names: Sequence[str], results: Path = RESULTS) -> None:
-    """Draw validation score over frames for the finished runs among `names`: a line per seed, a colour per run."""
+    """Draw validation score over frames for the finished runs among `names`: a line per seed, a color per run."""
     validation = tables.read(results, tables.VALIDATION)
     # Without pyplot, which would keep the figure.
     figure = Figure(figsize=(8, 5), layout="constrained")
@@ -125,7 +125,6 @@ def draw(file: Path, names: Sequence[str], results: Path = RESULTS) -> None:
 
 def rendered(page: str, results: Path = RESULTS) -> str:
     """Return a page with all of its tables and links to figures made anew."""
-
     values = measured(results)
 
     def fill(block: re.Match[str]) -> str:

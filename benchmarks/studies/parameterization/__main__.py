@@ -3,8 +3,8 @@
     python -m benchmarks.studies.parameterization --task pendulum --arms exp gaussian --seeds 11 12 13
     python -m benchmarks.studies.parameterization --report
 
-A run that runs.csv lists is not made again. An agent plays 100 episodes, reset with seeds from 5,000,000, which nothing else
-uses; the score is the raw return.
+Runs that runs.csv lists are skipped. Each agent plays 100 episodes, reset with seeds from 5,000,000 on, which nothing else
+uses. The score is the raw return.
 """
 
 import time

@@ -19,7 +19,7 @@ class Task:
         steps: budget [decisions].
         values: arguments of the algorithm.
         n_envs: copies of the environment.
-        normalize: whether observations and rewards are normalised.
+        normalize: whether observations and rewards are normalized.
         reward_scale: factor of the training's rewards.
     """
 

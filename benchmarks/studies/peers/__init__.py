@@ -1,1 +1,1 @@
-"""BetaPPO beside stock PPO on CarRacing."""
+"""Comparison of BetaPPO with stock PPO on CarRacing."""

@@ -77,14 +77,14 @@ def draw(file: Path, results: Path = RESULTS) -> None:
         curves = [validation.loc[validation["run"] == run, ["frames", "mean"]].to_numpy(float) for run in own]
         if not curves:
             continue
-        colour = f"C{number}"
+        color = f"C{number}"
         for curve in curves:
-            axes.plot(curve[:, 0] / 1e6, curve[:, 1], color=colour, alpha=0.25, linewidth=0.8)
+            axes.plot(curve[:, 0] / 1e6, curve[:, 1], color=color, alpha=0.25, linewidth=0.8)
         length = min(map(len, curves))
         scores = np.array([curve[:length, 1] for curve in curves])
         frames, mean, half = curves[0][:length, 0] / 1e6, scores.mean(axis=0), interval(scores)
-        axes.plot(frames, mean, color=colour, label=f"{config.what.replace('`', '')} ({len(curves)})")
-        axes.fill_between(frames, mean - half, mean + half, color=colour, alpha=0.12)
+        axes.plot(frames, mean, color=color, label=f"{config.what.replace('`', '')} ({len(curves)})")
+        axes.fill_between(frames, mean - half, mean + half, color=color, alpha=0.12)
     axes.set(xlabel="million frames", ylabel="raw score, 5 validation tracks, deterministic action", ylim=(-150, 1000))
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small", loc="lower right")

@@ -1,4 +1,4 @@
-"""What joins gymnasium's CarRacing to `Renderer`: reads the numbers of an observation from track and car."""
+"""Connect gymnasium's CarRacing to `Renderer` by reading the numbers of an observation from track and car."""
 
 import math
 from itertools import chain
@@ -19,8 +19,8 @@ _joint_angle = _Box2D.b2RevoluteJoint___GetJointAngle
 class Camera:
     """Takes the observations of one CarRacing, episode after episode.
 
-    There is one renderer for colour and one for grey, each with a texture of several megabytes. Both are made when
-    somebody asks for such an observation first.
+    There is one renderer for color and one for gray, each with a texture of several megabytes. Each is made when its first
+    observation is requested.
     """
 
     def __init__(self) -> None:
@@ -32,13 +32,13 @@ class Camera:
         self._parts: Any = None
 
     def start(self, env: Any) -> None:
-        """Take note of the new track of a gymnasium `CarRacing`; to be called when it has made one."""
+        """Note the new track of a gymnasium `CarRacing`; call this whenever it has made one."""
         self._car = self._parts = None
         self._started.clear()
         self._touched.clear()
         polygons, colors = zip(*env.road_poly, strict=True)
         numbers = np.fromiter(chain.from_iterable(chain.from_iterable(polygons)), np.float64)
-        # The colours are copied: a tile's own changes when the car touches it.
+        # The colors are copied: a tile's own changes when the car touches it.
         self._track = Track(
             numbers.reshape(-1, 4, 2),
             np.array(colors, np.float64),
@@ -46,12 +46,12 @@ class Camera:
             field_color=env.bg_color,
             grass_color=env.grass_color,
         )
-        # Tiles and borders share one list; a tile's polygon holds the very array that is the tile's colour.
+        # Tiles and borders share one list; a tile's polygon holds the same array object as the tile's color.
         own_color = {id(tile.color) for tile in env.road}
         self._polygon_of_tile = [i for i, color in enumerate(colors) if id(color) in own_color]
 
     def touch(self, tile_index: int) -> None:
-        """Note that the car has touched a tile for the first time: gymnasium then evens out its colour."""
+        """Note that the car has touched a tile for the first time: gymnasium then evens out its color."""
         polygon = self._polygon_of_tile[tile_index]
         self._touched.append(polygon)
         for renderer in self._started.values():

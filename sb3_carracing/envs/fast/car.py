@@ -1,11 +1,10 @@
 """The part of CarRacing's physics that gymnasium computes in Python, faster and equal to the last bit.
 
 `FastCar` takes the place of gymnasium's `Car`, `Ground` that of one body per tile, and `TileContacts` that of its contact
-listener. The formulas and their order are gymnasium's (MIT licence, see LICENSE.gymnasium in this folder).
+listener. The formulas and their order are gymnasium's (MIT license, see LICENSE.gymnasium in this folder).
 
-Box2D's objects answer slowly through their Python properties: `wheel.linearVelocity[0]` makes a vector object and calls two
-methods. The vectors and rotations of a body stay views of the body. So they are fetched once, at reset, and read through
-the getters of their classes.
+Box2D's Python properties are slow: `wheel.linearVelocity[0]` creates a vector object and calls two methods. The vectors and
+rotations of a body stay views of the body. So they are fetched once, at reset, and read through the getters of their classes.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -34,7 +33,7 @@ Quad: TypeAlias = Sequence[tuple[float, float]]
 
 _x, _y = Box2D.b2Vec2.x.fget, Box2D.b2Vec2.y.fget
 _sin, _cos = Box2D.b2Rot.s.fget, Box2D.b2Rot.c.fget
-# The functions behind the methods and properties. `angle.fget` and its like are wrappers that take as long again.
+# The functions behind the methods and properties. Wrappers such as `angle.fget` would double the time.
 _joint_angle, _set_motor_speed = _Box2D.b2RevoluteJoint___GetJointAngle, _Box2D.b2RevoluteJoint___SetMotorSpeed
 _apply_force = _Box2D.b2Body_ApplyForceToCenter
 _fixture_a, _fixture_b = _Box2D.b2Contact___GetFixtureA, _Box2D.b2Contact___GetFixtureB
@@ -55,7 +54,7 @@ class FastCar(car_dynamics.Car):
 
     def __init__(self, car: car_dynamics.Car) -> None:
         vars(self).update(vars(car))
-        # Per wheel: itself, its own attributes (omega, phase, gas, ...), its radius, the tiles that it touches, and handles of
+        # Per wheel: itself, its own attributes (omega, phase, gas, ...), its radius, the tiles that it touches, and handles to
         # its Box2D objects, which are valid until it is destroyed: body, joint, rotation, velocity.
         self._parts = [
             (wheel, vars(wheel), wheel.wheel_rad, wheel.tiles, wheel.this, wheel.joint.this, rotation.this, velocity.this)
@@ -186,7 +185,7 @@ class World(Box2D.b2World):  # type: ignore[misc]
     """
 
     building_car = False
-    """Whether the definitions that come in are those of a car, which nobody uses again."""
+    """Whether the incoming definitions belong to a car and are not used again."""
 
     def CreateDynamicBody(self, **kwargs: Any) -> Any:
         """Create a body as `b2World` does."""
@@ -202,8 +201,8 @@ class World(Box2D.b2World):  # type: ignore[misc]
 class Ground:
     """One static body under all tiles of a track.
 
-    Gymnasium has some 300 of them, which Box2D visits six times per frame. What touches a tile, and when, is the same, since
-    Box2D looks at fixtures for that.
+    Gymnasium has about 300 of them, which Box2D visits six times per frame. Contacts stay the same, since Box2D computes them
+    from fixtures.
 
     Args:
         world: The `b2World` of a gymnasium `CarRacing`.
@@ -220,10 +219,11 @@ class Ground:
 
         Args:
             polygons: The tiles' corners.
-            colors: The tiles' colours.
-            for_hull: Report the touch of the hull, too. It only evens out the colour of a tile, which is a sensor: motion,
-                visits and rewards are the same without. The wheels reach nearly as far, so a tile's shade then changes, by
-                2 or 5 levels, half a unit later, or not at all where only the hull slides over it.
+            colors: The tiles' colors.
+            for_hull: Also report contacts of the hull. They only even out the color of a tile. Tiles are sensors, so motion,
+                visits and rewards are the same without these contacts. The wheels reach nearly as far as the hull. Without
+                the hull, a tile's shade changes (by 2 or 5 levels) half a unit later, or not at all if only the hull slides
+                over it.
         """
         touched_by = 0xFFFF if for_hull else WHEEL_CATEGORY
         definition = Box2D.b2FixtureDef(shape=self._shape, isSensor=True, maskBits=touched_by)
@@ -270,7 +270,7 @@ class TileContacts(stock.FrictionDetector):
     Args:
         env: The gymnasium `CarRacing` that it counts tiles for.
         tiles: The tiles of its new track, by the addresses of their fixtures.
-        on_touch: Called with the number of a tile whose colour changes, because the car touches it for the first time.
+        on_touch: Called with the number of a tile whose color changes, because the car touches it for the first time.
     """
 
     def __init__(self, env: Any, tiles: dict[int, Tile], on_touch: Callable[[int], None] | None) -> None:
@@ -300,7 +300,7 @@ class TileContacts(stock.FrictionDetector):
             touched = side.userData.tiles
             touched.add(tile)
             self._on_tile[_contact_address(contact)] = tile, touched
-            # Only a first visit counts. The tile where a lap begins is left to whatever a version of gymnasium makes of it.
+            # Only a first visit counts. The tile where a lap begins is left to gymnasium, whose versions treat it differently.
             if not tile.road_visited or tile.idx == 0:
                 super().BeginContact(Touch(tile, side))  # type: ignore[no-untyped-call]
         if tile in self._untouched:

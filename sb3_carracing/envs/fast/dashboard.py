@@ -4,8 +4,8 @@ Gymnasium draws it into a 1000 x 800 window and shrinks that to 96 x 96. The str
 12 x 96 pixels here. Bars end on whole window pixels and scores are whole numbers, so every state of a bar and every score is
 shrunk once and looked up from then on.
 
-Score and upright bars stand side by side at the left, and neighbours share at most a column of pixels. They are kept as whole
-numbers whose bytes are pixels. A dashboard then takes 6 us to draw; with sums of arrays it takes 15.
+The score and the upright bars are side by side on the left, and neighbors share at most one column of pixels. They are stored
+as integers whose bytes are pixels. Drawing a dashboard takes 6 us this way, and 15 us with sums of arrays.
 """
 
 import math
@@ -18,7 +18,7 @@ import pygame
 from numpy.typing import NDArray
 
 Strip = NDArray[np.uint8]
-"""(12, width, 3) in colour or (12, width) in grey."""
+"""(12, width, 3) in color or (12, width) in gray."""
 
 ROWS, COLUMNS = 12, 96  # pixels
 WINDOW_ROWS, WINDOW_COLUMNS = 100, 1000  # window pixels
@@ -26,14 +26,14 @@ WINDOW_ABOVE = 700  # window rows above the dashboard
 
 BAR = 25  # width of a bar's place [window pixels]
 FOOT = 780  # window row on which the upright bars stand
-UPRIGHT = (  # place, height at value 1 [window pixels], colour: speed of the car, rotation of the four wheels
+UPRIGHT = (  # place, height at value 1 [window pixels], color: speed of the car, rotation of the four wheels
     (5, 0.4, (255, 255, 255)),
     (7, 0.2, (0, 0, 255)),
     (8, 0.2, (0, 0, 255)),
     (9, 0.2, (51, 0, 255)),
     (10, 0.2, (51, 0, 255)),
 )
-STEERING = (500, -250.0, (0, 255, 0))  # window column of value 0, window pixels per radian, colour
+STEERING = (500, -250.0, (0, 255, 0))  # window column of value 0, window pixels per radian, color
 TURNING = (750, -20.0, (255, 0, 0))  # likewise, window pixels per rad/s
 REACH = 250  # largest extent of these two to either side [window pixels]
 SIDEWAYS_ROWS = (720, 761)  # window rows that they cover
@@ -45,7 +45,7 @@ SCORE_CENTRE = (60, 50)  # window pixels, in the strip
 SCORE_FONT = 42
 
 GRAY = np.array([0.299, 0.587, 0.114])
-"""Weights of R, G and B in grey (ITU-R BT.601, as in OpenCV)."""
+"""Weights of R, G and B in gray (ITU-R BT.601, as in OpenCV)."""
 
 
 @lru_cache(maxsize=1)
@@ -57,7 +57,7 @@ def shrinking_loss() -> int:
 
 
 def darkened(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the whole levels that colours (..., 3), 0 to 255, have after gymnasium's shrinking."""
+    """Return the whole levels that colors (..., 3), 0 to 255, have after gymnasium's shrinking."""
     colors: NDArray[np.float64] = np.maximum(np.trunc(rgb) - shrinking_loss(), 0.0)
     return colors
 
@@ -180,7 +180,7 @@ def _score(text: str, grayscale: bool) -> Strip:
     pygame.font.init()
     try:
         digits = _font().render(text, True, (255, 255, 255), (0, 0, 0))
-    except pygame.error:  # somebody has called pygame.quit(), as gymnasium does when a window closes
+    except pygame.error:  # pygame.quit() was called, as gymnasium does when a window closes
         _font.cache_clear()
         digits = _font().render(text, True, (255, 255, 255), (0, 0, 0))
     place = digits.get_rect()

@@ -3,7 +3,7 @@
 Gymnasium draws every polygon of track and field into a 1000 x 800 window, anew for each frame, and shrinks it to 96 x 96.
 Here field and road are drawn once per episode into a texture seen from above. An observation is one warp of that texture.
 The car is drawn over it in a small enlarged patch, and the dashboard is put together from prepared strips. Camera, zoom,
-outlines and colours are gymnasium's. This module knows neither gymnasium nor Box2D, only numbers.
+outlines and colors are gymnasium's. This module knows neither gymnasium nor Box2D, only numbers.
 
 Lengths are in gymnasium's world units unless a name or a comment says window pixels, pixels (of the observation) or texels.
 """
@@ -22,7 +22,7 @@ from sb3_carracing.envs.fast.dashboard import GRAY, Dashboard, darkened
 from sb3_carracing.envs.fast.texture import FIELD, Level, Texture
 
 Observation = NDArray[np.uint8]
-"""(96, 96, 3) in colour or (96, 96) in grey."""
+"""(96, 96, 3) in color or (96, 96) in gray."""
 Color = Sequence[float] | NDArray[np.float64]
 """(3,) RGB, 0 to 255."""
 
@@ -62,7 +62,7 @@ CAR_CELL = 30 + 48j  # position of the car, from the left and from above
 
 
 class CarColors(NamedTuple):
-    """Colours of the parts of the car, as levels of each channel."""
+    """Colors of the parts of the car, as levels of each channel."""
 
     wheel: tuple[float, ...]
     stripe: tuple[float, ...]
@@ -106,7 +106,7 @@ class Renderer:
     """Draws the observations of one episode after another.
 
     Args:
-        grayscale: Draw one channel, with colours converted by 0.299 R + 0.587 G + 0.114 B.
+        grayscale: Draw one channel, with colors converted by 0.299 R + 0.587 G + 0.114 B.
     """
 
     def __init__(self, *, grayscale: bool = False) -> None:
@@ -131,7 +131,7 @@ class Renderer:
         self._halvings = [self._texture.texels]
 
     def touch(self, index: int) -> None:
-        """Give polygon `index` the road's colour, as gymnasium does once the car has touched a tile."""
+        """Give polygon `index` the road's color, as gymnasium does once the car has touched a tile."""
         self._texture.repaint(index, self._road_color)
 
     def draw(self, view: CarView) -> Observation:
@@ -148,7 +148,7 @@ class Renderer:
         return observation
 
     def _colors(self, colors: Sequence[Color] | NDArray[np.float64]) -> list[Level]:
-        """Turn RGB colours (n, 3) into the texture's: as dark as shrinking leaves them, in one channel or four."""
+        """Turn RGB colors (n, 3) into the texture's: as dark as shrinking leaves them, in one channel or four."""
         rgb = darkened(np.asarray(colors, np.float64))
         levels = np.rint(rgb @ GRAY[:, None]) if self.grayscale else np.pad(rgb, ((0, 0), (0, 1)))
         return cast(list[Level], levels.tolist())
@@ -245,13 +245,13 @@ def _stripe(phase: float) -> list[complex] | None:
 def _fill_wheels(
     cells: Observation, wheels: Iterable[tuple[int, float, float]], zoom: float, colors: Sequence[Sequence[float]]
 ) -> None:
-    """Draw wheels, each given by its index, angle and phase, and their stripes, in two colours."""
+    """Draw wheels, each given by its index, angle and phase, and their stripes, in two colors."""
     outlines, fillings = [], []
     for place, angle, phase in wheels:
-        centre, turn = WHEEL_CENTRES[place], cmath.rect(1.0, -angle)
+        center, turn = WHEEL_CENTRES[place], cmath.rect(1.0, -angle)
         for corners, color in zip((WHEEL_CORNERS, _stripe(phase)), colors, strict=True):
             if corners is not None:
-                outlines.append([centre + turn * corner for corner in corners])
+                outlines.append([center + turn * corner for corner in corners])
                 fillings.append(color)
     for outline, color in zip(_in_cells(np.array(outlines), zoom), fillings, strict=True):
         cv2.fillConvexPoly(cells, outline, color)
@@ -278,7 +278,7 @@ def _final_hull() -> Observation:
 
 @lru_cache(maxsize=2)
 def _quarters(colors: CarColors) -> dict[tuple[int, int, int], NDArray[np.float32]]:
-    """Return the cache of `_final_quarter` that all renderers of these colours share, by its first three arguments."""
+    """Return the cache of `_final_quarter` that all renderers of these colors share, by its first three arguments."""
     return {}
 
 

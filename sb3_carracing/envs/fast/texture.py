@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Level: TypeAlias = list[float]
-"""A colour as the texture holds it: one number per channel."""
+"""A color as the texture holds it: one number per channel."""
 
 FIELD = 2000.0 / 6.0
 """Half of the field's side, in gymnasium's world units."""
 
-PATCHES = 40  # across the field; every second one in every second row has the other colour of grass
+PATCHES = 40  # across the field; every second one in every second row has the other color of grass
 OVERFILL = 0.4  # texels that cv2 fills beyond a polygon's edge
 FRACTION_BITS = 6  # of the polygons' fixed-point corners
 
@@ -42,9 +42,9 @@ class Texture:
 
         Args:
             polygons: (n, 4, 2), each with left and right corner at one end of a tile, right and left at the other.
-            colors: The polygons' colours.
-            field: Colour of the field.
-            grass: Colour of the patches on the field.
+            colors: The polygons' colors.
+            field: Color of the field.
+            grass: Color of the patches on the field.
         """
         corners = (polygons + FIELD) * self.per_unit - 0.5
         if self._large and (field, grass) == self._field:
@@ -61,7 +61,7 @@ class Texture:
             cv2.fillConvexPoly(self.texels, polygon, color, cv2.LINE_8, FRACTION_BITS)
 
     def repaint(self, index: int, color: Level) -> None:
-        """Draw a polygon again in another colour."""
+        """Draw a polygon again in another color."""
         cv2.fillConvexPoly(self.texels, self._polygons[index], color, cv2.LINE_8, FRACTION_BITS)
 
     def _paint_field(self, field: Level, grass: Level) -> None:
@@ -72,7 +72,7 @@ class Texture:
         self.texels.reshape(PATCHES // 2, *rows.shape)[:] = rows
 
     def _restore_patches(self, field: Level, grass: Level) -> None:
-        """Paint the patches of the field that the last road covered, about a tenth of all."""
+        """Repaint the patches of the field that the last road covered, about a tenth of all patches."""
         last = self._patch - 1
         for column, row in self._covered.tolist():
             corner = (column * self._patch, row * self._patch)

@@ -1,7 +1,7 @@
 """CarRacing's track generation, three times as fast as gymnasium's and equal to the last bit.
 
 A car that steers for twelve random checkpoints is followed for some laps, and its last whole lap is the road. The algorithm
-and the order of its arithmetic are gymnasium's (MIT licence, see LICENSE.gymnasium in this folder), on plain floats.
+and the order of its arithmetic are gymnasium's (MIT license, see LICENSE.gymnasium in this folder), on plain floats.
 """
 
 import math
@@ -103,14 +103,14 @@ def closes(track: Sequence[Place]) -> bool:
 
 
 def hard_turns(track: Sequence[Place]) -> list[bool]:
-    """Return for each tile whether it has a border, as runs of four or more have that bend hard to one side."""
+    """Return for each tile whether it has a border: it is in a run of four or more that bend hard to one side."""
     betas = [place[1] for place in track]
     bends = [beta - before for before, beta in zip([betas[-1], *betas], betas, strict=False)]
     sides = [(bend > BEND) - (bend < -BEND) for bend in bends]
     n, count = len(sides), stock.BORDER_MIN_COUNT
     last_ones = zip(*([*sides[n - back :], *sides[: n - back]] for back in range(count)), strict=True)
     bordered = [abs(sum(same)) == count for same in last_ones]
-    # In place and in order, since at the seam the last tiles pass on what they have got from the first ones.
+    # In place and in order: at the seam the last tiles pass on what they received from the first ones.
     for i in range(n):
         if bordered[i]:
             for back in range(1, count):
@@ -119,7 +119,7 @@ def hard_turns(track: Sequence[Place]) -> list[bool]:
 
 
 def tiles(track: Sequence[Place]) -> list[Polygon]:
-    """Return the polygon of each tile, which reaches from its place back to the one before."""
+    """Return the polygon of each tile, which extends from its place back to the previous one."""
     width = stock.TRACK_WIDTH
     ends = []
     for _, beta, x, y in track:

@@ -58,7 +58,7 @@ Model = TypeVar("Model", bound=BaseAlgorithm)
 class _Agent:
     """What a file says.
 
-    data: attributes of the model by name. options: of the policy, beyond `policy_kwargs`. states: weights and optimiser.
+    data: attributes of the model by name. options: of the policy, beyond `policy_kwargs`. states: weights and optimizer.
     names: every attribute that the file has, also those that the caller brings.
     """
 
@@ -79,10 +79,10 @@ def load_agent(
     trust: bool = False,
     **kwargs: Any,
 ) -> Model:
-    """Load an agent of this package's format or of SB3's; arguments as those of SB3's `load`.
+    """Load an agent in this package's or SB3's format; the arguments are those of SB3's `load`, and `trust`.
 
-    Args:
-        trust: import classes from anywhere, and of an SB3 file, unpickle what is not on the list: both run code.
+    With `trust`, classes are imported from anywhere, and SB3 files may hold pickled objects outside the allowlist. Both run
+    code from the file.
 
     Raises:
         UserError: the file is damaged, does not fit, or needs trust; nothing of it has been run.
@@ -107,7 +107,7 @@ def load_agent(
     model: Any = cls(policy=agent.data["policy_class"], env=env, device=device, _init_setup_model=False)  # type: ignore[call-arg]
     for name in agent.data:
         if hasattr(type(model), name) or name in model._excluded_save_params():
-            raise UserError(f"{archive.name}: {name!r:.80} is no setting of an agent")
+            raise UserError(f"{archive.name}: {name!r:.80} is not a setting of an agent")
     vars(model).update(agent.data)
     vars(model).update(kwargs)
     _set_up(archive.name, model, agent, of_caller=kwargs)
@@ -134,10 +134,10 @@ def _read(
         if name not in agent.names:  # SB3's type and words
             raise KeyError("The observation_space and action_space were not given, can't verify new environments")
         if not isinstance(agent.data[name], spaces.Space):
-            raise UserError(f"{archive.name}: {name} is no space")
+            raise UserError(f"{archive.name}: {name} is not a space")
     policy_class = agent.data.get("policy_class")
     if not isinstance(policy_class, type) or not issubclass(policy_class, ActorCriticPolicy):
-        raise UserError(f"{archive.name}: its policy class is no actor-critic policy: {policy_class!r:.80}")
+        raise UserError(f"{archive.name}: its policy class is not an actor-critic policy: {policy_class!r:.80}")
     if (
         not own_format
         and issubclass(policy_class, BetaActorCriticPolicy)
@@ -170,7 +170,7 @@ def _read_document(archive: Archive) -> dict[str, Any]:
     document = archive.read_json("agent.json")
     version = document.get("version")
     if document.get("format") != FORMAT or type(version) is not int or version < 1:
-        raise UserError(f"{archive.name} is no agent: agent.json must name the format {FORMAT!r} and its version")
+        raise UserError(f"{archive.name} is not an agent: agent.json must name the format {FORMAT!r} and its version")
     if version > FORMAT_VERSION:
         raise UserError(
             f"{archive.name} is written in version {version} of the format, and this version of sb3-carracing reads up to "
@@ -251,7 +251,7 @@ def _set_up(file: str, model: Any, agent: _Agent, of_caller: dict[str, Any]) -> 
     """Build the model's policy with the options that the file names beyond `policy_kwargs`."""
     if set(agent.states) != {"policy", "policy.optimizer"}:
         found = ", ".join(sorted(agent.states)) or "nothing"
-        raise UserError(f"{file} must hold the weights of a policy and its optimiser, got {found:.200}")
+        raise UserError(f"{file} must hold the weights of a policy and its optimizer, got {found:.200}")
     given = model.policy_kwargs
     model.policy_kwargs = {**_accepted(model, agent.options), **given}
     # Classes that the caller passed or trusts may do anything.
@@ -263,7 +263,7 @@ def _set_up(file: str, model: Any, agent: _Agent, of_caller: dict[str, Any]) -> 
         # SB3 asserts what a caller's arguments must be.
         if isinstance(error, AssertionError) and of_caller:
             raise
-        raise UserError(f"{file} is no agent that can be set up: {problem(error)}") from error
+        raise UserError(f"{file} is not an agent that can be set up: {problem(error)}") from error
     model.policy_kwargs = given
     check_weights(file, model.policy, agent.states["policy"])
     check_optimizer(file, model.policy.optimizer, agent.states["policy.optimizer"])
@@ -308,7 +308,7 @@ def _without_memory(file: str, model: Any) -> th.nn.Module:
 
 
 def read_parameters(path: str | Path | io.BufferedIOBase, device: th.device | str) -> dict[str, Any]:
-    """Return the weights and optimiser state in an agent's file, for `set_parameters`; `UserError` if they are damaged."""
+    """Return the weights and optimizer state in an agent's file, for `set_parameters`; `UserError` if they are damaged."""
     archive = Archive(*read_file(path))
     if not is_own_format(archive):
         states = sb3_files.read_states(archive, device)

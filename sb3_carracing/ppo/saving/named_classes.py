@@ -58,7 +58,7 @@ class ClassFinder:
         return name in self.passed or is_from(TRUSTED_PACKAGES, name)
 
     def __call__(self, name: str) -> type:
-        """Return the class of that dotted name: a policy, a module, an optimiser, a buffer or action noise.
+        """Return the class of that dotted name: a policy, a module, an optimizer, a buffer or action noise.
 
         Raises:
             UserError: the class is not admitted, does not exist, or is none of these.
@@ -78,5 +78,5 @@ class ClassFinder:
         except (ImportError, AttributeError, ValueError) as error:
             raise UserError(f"{self.file} names the class {name}, which cannot be imported here: {error}") from error
         if not isinstance(found, type) or not issubclass(found, _PARTS):
-            raise UserError(f"{self.file} names {name}, which is no part of an agent")
+            raise UserError(f"{self.file} names {name}, which is not part of an agent")
         return found

@@ -49,7 +49,7 @@ class Encoder:
         self.arrays: dict[str, np.ndarray] = {}
 
     def __call__(self, name: str, value: Any) -> Any:
-        """Return a value as JSON data; `name` is what its arrays are called.
+        """Return a value as JSON data; `name` is the name of its arrays.
 
         Raises:
             NotDataError: it holds an object of an unknown kind.
@@ -149,7 +149,7 @@ class Encoder:
 
 
 class Decoder:
-    """Turns what `Encoder` wrote into values.
+    """Turns data that `Encoder` wrote into values.
 
     Args:
         arrays: the arrays by name.
@@ -253,7 +253,7 @@ def make_space(kind: str, fields: dict[str, Any], generator: np.random.Generator
         raise ValueError(f"unknown space {kind!r:.80}")
     if generator is not None:
         if not isinstance(generator, np.random.Generator):
-            raise TypeError("a space's generator is no generator")
+            raise TypeError("a space's generator is not a generator")
         space._np_random = generator
     return space
 
@@ -276,7 +276,7 @@ def plain_dtype(name: Any) -> np.dtype[Any]:
     """Return the numpy dtype of that name if it is one of numbers or truth values; ValueError if not."""
     dtype = np.dtype(name) if isinstance(name, str | np.dtype) else None
     if dtype is None or dtype.kind not in "biuf" or dtype.hasobject or dtype.names or dtype.subdtype:
-        raise ValueError(f"{name!r:.80} is no dtype of numbers")
+        raise ValueError(f"{name!r:.80} is not a dtype of numbers")
     return dtype
 
 

@@ -29,7 +29,7 @@ _DAMAGED = (
 
 
 def read_sb3_zip(path: str | Path | io.BufferedIOBase, trust: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what a zip file of SB3's holds: its settings by name, and weights and optimiser states by name.
+    """Return what a zip file of SB3's holds: its settings by name, and weights and optimizer states by name.
 
     Args:
         path: the file of any algorithm of SB3 or sb3-contrib.
@@ -49,7 +49,7 @@ def read_settings(archive: Archive, find_class: ClassFinder, skip: Iterable[str]
         UserError: they are damaged, or they need trust.
     """
     if "data" not in archive:
-        raise UserError(f"{archive.name} is no agent: it has no entry 'data' and no 'agent.json'")
+        raise UserError(f"{archive.name} is not an agent: it has no entry 'data' and no 'agent.json'")
     data = archive.read_json("data")
     data.pop("defaults_version", None)  # of an unreleased version
     # SB3 makes the environment of this name, which may import a module.
@@ -83,7 +83,7 @@ def _read_entry(key: str, value: Any, find_class: ClassFinder) -> Any:
 
 
 def read_states(archive: Archive, device: th.device | str) -> dict[str, Any]:
-    """Return weights and optimiser states by name ("policy", "policy.optimizer"); `UserError` if one is damaged or NaN."""
+    """Return weights and optimizer states by name ("policy", "policy.optimizer"); `UserError` if one is damaged or NaN."""
     states = {}
     for entry in archive.entries:
         name, _, suffix = entry.rpartition(".")

@@ -1,8 +1,8 @@
 """Read SB3's pickles without running them.
 
-SB3 writes an agent's settings with cloudpickle, and whoever unpickles them runs what the file says. Here a pickle is read
-in two steps. The first one notes which classes and functions the pickle names and with what arguments it would call them;
-it calls none, and refuses names that are not on the list below. The second one makes the values from these notes, by
+SB3 writes an agent's settings with cloudpickle, and unpickling them runs code from the file. Here a pickle is read in two
+steps. The first step notes which classes and functions the pickle names, and with what arguments it would call them. It
+calls none of them and refuses names that are not on the list below. The second step makes the values from these notes, with
 functions of this package that check the arguments.
 """
 
@@ -177,7 +177,7 @@ def _path(note: Any) -> str:
 def _dtype(make: _Maker, note: _Note) -> np.dtype[Any]:
     name, order = note.args[0], note.state[1] if note.state else "|"
     if not isinstance(name, str) or not re.fullmatch(r"[biuf]\d{1,2}", name) or order not in ("<", ">", "|", "="):
-        raise ValueError(f"{name!r:.80} is no dtype of numbers")
+        raise ValueError(f"{name!r:.80} is not a dtype of numbers")
     return plain_dtype(name if order == "|" else f"{order}{name}")
 
 

@@ -1,4 +1,4 @@
-"""Weights and optimiser state as safetensors, and the checks that those of a stranger pass before a model takes them."""
+"""Weights and optimizer state as safetensors, and the checks that those of a stranger pass before a model takes them."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -61,7 +61,7 @@ def read_arrays(archive: Archive, entry: str) -> dict[str, np.ndarray]:
 
 
 def optimizer_as_data(state_dict: dict[str, Any], encode: Callable[[str, Any], Any]) -> tuple[Tensors, dict[str, Any]]:
-    """Return an optimiser's state as tensors, and what are no tensors as JSON data."""
+    """Return an optimizer's state as tensors, and what are no tensors as JSON data."""
     tensors: Tensors = {}
     values: dict[str, Any] = {}
     for index, state in state_dict["state"].items():
@@ -74,14 +74,14 @@ def optimizer_as_data(state_dict: dict[str, Any], encode: Callable[[str, Any], A
 
 
 def optimizer_from_data(tensors: Tensors, data: dict[str, Any], decode: Decoder) -> dict[str, Any]:
-    """Return the `state_dict` of an optimiser; what it must hold is checked by `check_weights`."""
+    """Return the `state_dict` of an optimizer; what it must hold is checked by `check_weights`."""
     if set(data) != {"param_groups", "values"} or not isinstance(data["values"], dict):
         raise UserError(f"{decode.find_class.file}: optimizer in agent.json must have param_groups and values")
     state: dict[int, dict[str, Any]] = {}
     for name, value in {**tensors, **{name: decode("optimizer", value) for name, value in data["values"].items()}}.items():
         index, _, key = name.partition(".")
         if not index.isdecimal() or not key:
-            raise UserError(f"{decode.find_class.file}: the optimiser's state has an unknown entry {name!r:.80}")
+            raise UserError(f"{decode.find_class.file}: the optimizer's state has an unknown entry {name!r:.80}")
         state.setdefault(int(index), {})[key] = value
     return {"state": dict(sorted(state.items())), "param_groups": decode("optimizer", data["param_groups"])}
 
@@ -101,31 +101,31 @@ def check_weights(file: str, policy: th.nn.Module, weights: Any) -> None:
 
 
 def check_optimizer(file: str, optimizer: th.optim.Optimizer, state_dict: Any) -> None:
-    """Raise `UserError` unless the state fits the optimiser's parameters and is finite."""
+    """Raise `UserError` unless the state fits the optimizer's parameters and is finite."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     try:
         groups = [dict(group) for group in state_dict["param_groups"]]
         indices = [index for group in groups for index in group["params"]]
         states = {index: dict(state) for index, state in state_dict["state"].items()}
     except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise UserError(f"{file}: its optimiser's state is damaged") from error
+        raise UserError(f"{file}: its optimizer's state is damaged") from error
     wanted = [len(group["params"]) for group in optimizer.param_groups]
     if indices != list(range(len(parameters))) or [len(group["params"]) for group in groups] != wanted:
-        raise UserError(f"{file}: its optimiser is one of {len(indices)} parameters, and its policy has {len(parameters)}")
+        raise UserError(f"{file}: its optimizer has {len(indices)} parameters, and its policy has {len(parameters)}")
     for index, state in states.items():
         if index not in indices:
-            raise UserError(f"{file}: its optimiser's state has an unknown parameter {index!r:.80}")
+            raise UserError(f"{file}: its optimizer's state has an unknown parameter {index!r:.80}")
         for key, value in state.items():
             if not th.is_tensor(value):
                 continue
             if value.shape not in ((), (1,), parameters[index].shape):
                 shape = tuple(value.shape)
-                raise UserError(f"{file}: {key} of the optimiser's parameter {index} has a wrong shape {shape!r:.80}")
-            check_finite(file, f"{key} of the optimiser's parameter {index}", value)
+                raise UserError(f"{file}: {key} of the optimizer's parameter {index} has a wrong shape {shape!r:.80}")
+            check_finite(file, f"{key} of the optimizer's parameter {index}", value)
 
 
 def match_layout(optimizer: th.optim.Optimizer) -> None:
-    """Lay the optimiser's state out in memory as the parameters are (channels last), which is what makes it fast."""
+    """Lay the optimizer's state out in memory as the parameters are (channels last), which is what makes it fast."""
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
             if th.is_tensor(value) and value.shape == parameter.shape and value.stride() != parameter.stride():
@@ -135,7 +135,7 @@ def match_layout(optimizer: th.optim.Optimizer) -> None:
 def check_finite(file: str, name: str, tensor: th.Tensor) -> None:
     """Raise `UserError` if the tensor holds NaN or infinity, or more elements than its memory does."""
     if tensor.layout != th.strided or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise UserError(f"{file}: {name} is no plain tensor")
+        raise UserError(f"{file}: {name} is not a plain tensor")
     if not th.isfinite(tensor).all():
         raise UserError(f"{file}: {name} holds NaN or infinity, so the agent is lost; an earlier checkpoint may be whole")
 

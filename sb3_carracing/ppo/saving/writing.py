@@ -6,7 +6,7 @@ agent.json              format version, library versions, policy class and every
                         the algorithm, schedules, counters, running means of VecNormalize
 arrays.safetensors      arrays that agent.json refers to
 policy.safetensors      weights
-optimizer.safetensors   the optimiser's state
+optimizer.safetensors   the optimizer's state
 system_info.txt         what SB3 says about the machine
 """
 
@@ -129,14 +129,14 @@ def _encode_or_note(encode: Encoder, name: str, value: Any, missing: dict[str, s
 def _warn_of_what_is_missing(path: Any, missing: dict[str, str], model: Any) -> None:
     if missing:
         warnings.warn(
-            f"The agent {path} lacks what cannot be saved without pickle ({'; '.join(missing.values())}): it can be loaded by "
-            "who passes these in custom_objects",
+            f"The agent {path} lacks what cannot be saved without pickle ({'; '.join(missing.values())}): to load it, pass "
+            "these in custom_objects",
             stacklevel=4,
         )
     local = [name for name in passed_classes(model.policy_class, model.policy_kwargs) if "<locals>" in name]
     if local:
         warnings.warn(
-            f"The agent {path} names {', '.join(local)}, a class within a function: it can be loaded by who passes the class "
+            f"The agent {path} names {', '.join(local)}, a class within a function: to load it, pass the class "
             "in policy_kwargs or custom_objects",
             stacklevel=4,
         )

@@ -10,7 +10,7 @@ class NoFloat64(TorchDispatchMode):
     """Raises wherever a float64 tensor would arise on a device, as on Apple's MPS."""
 
     def __init__(self, device: str) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.device = device
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -25,7 +25,7 @@ class Uploads(TorchDispatchMode):
     """Counts the bytes that go from the CPU to another device, by number of bytes."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.sizes: list[int] = []
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -21,7 +21,9 @@ class Constant:
     def __init__(self, action: Any) -> None:
         self.action = action
 
-    def predict(self, observation: Any, **_: Any) -> tuple[np.ndarray, None]:
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[np.ndarray, None]:
         assert len(observation) == 1
         return np.array([self.action]), None
 

@@ -30,7 +30,8 @@ def hand_played(seed: int, action_of: Callable[[Any], Any], repeat: int = 1) -> 
     """Play stock CarRacing by a loop as short as can be."""
     env = gym.make("CarRacing-v3")
     env.reset(seed=seed)
-    score, frames, steps, over, info = 0.0, 0, 0, False, {}
+    score, frames, steps, over = 0.0, 0, 0, False
+    info: dict[str, Any] = {}
     while not over:
         action = action_of(env)
         steps += 1
@@ -92,14 +93,15 @@ def test_an_early_stop_among_the_wrappers_is_overruled(renderer: Renderer | None
     ):
         make_env = pipeline_env(Pipeline("CarRacingFast-v3", wrappers=(stop,)), renderer=renderer)
         (result,) = evaluate(Constant(ACTION), make_env, [7])
-        assert (result.frames, result.steps, result.score) == (1000, 1000, pytest.approx(whole[0].score, abs=1e-9))
+        score: Any = pytest.approx(whole[0].score, abs=1e-9)
+        assert (result.frames, result.steps, result.score) == (1000, 1000, score)
 
 
 @pytest.mark.parametrize(("driver", "finished"), [(CentreLineDriver, True), (OutwardDriver, False)])
 @pytest.mark.usefixtures("cheap")
 def test_the_ends_of_laps_and_crashes(driver: type, finished: bool) -> None:
     seed = 0
-    made: list[Any] = []
+    made: list[gym.Env[Any, Any]] = []
 
     def make_env() -> gym.Env[Any, Any]:
         made.append(pipeline_env(Pipeline("CarRacing-v3"))())
@@ -108,7 +110,9 @@ def test_the_ends_of_laps_and_crashes(driver: type, finished: bool) -> None:
     class Privileged:
         drive: Any = None
 
-        def predict(self, observation: Any, episode_start: Any = None, **_: Any) -> tuple[np.ndarray, None]:
+        def predict(
+            self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+        ) -> tuple[np.ndarray, None]:
             if episode_start[0]:
                 self.drive = driver(made[-1])
             return np.array([self.drive()]), None
@@ -182,7 +186,9 @@ def test_stacking_starts_anew_with_every_episode(one_process: None) -> None:
     seen: list[np.ndarray] = []
 
     class Watching(Constant):
-        def predict(self, observation: Any, episode_start: Any = None, **_: Any) -> tuple[np.ndarray, None]:
+        def predict(
+            self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+        ) -> tuple[np.ndarray, None]:
             if episode_start[0]:
                 seen.append(observation)
             return np.array([self.action]), None
@@ -194,7 +200,7 @@ def test_stacking_starts_anew_with_every_episode(one_process: None) -> None:
 
 def test_ways_to_act() -> None:
     beta, gauss = BetaPPO("MlpPolicy", Walk(), device="cpu"), PPO("MlpPolicy", Walk(), device="cpu")
-    default = beta.policy.deterministic_action  # type: ignore[union-attr]
+    default: Any = beta.policy.deterministic_action
     assert action_kinds(beta)[0] == default
     assert set(action_kinds(beta)) == {"mean", "mode", "sample"}
     assert action_kinds(BetaPPO("MlpPolicy", "CartPole-v1", device="cpu")) == ("deterministic", "sample")
@@ -205,7 +211,7 @@ def test_ways_to_act() -> None:
     results = {kind: evaluate(beta, Walk, [0], actions=kind) for kind in ("mean", "mode", "sample", "deterministic")}
     assert results["deterministic"] == results[default]
     assert results["mean"] != results["mode"] != results["sample"] != results["mean"]
-    assert beta.policy.deterministic_action == default  # type: ignore[union-attr]
+    assert beta.policy.deterministic_action == default
 
 
 def test_nothing_outside_is_disturbed() -> None:
@@ -234,9 +240,9 @@ def test_exploration_of_dqn_is_repeatable_and_left_alone() -> None:
 def test_noise_of_gsde_is_left_alone() -> None:
     model = PPO("MlpPolicy", DummyVecEnv([Walk] * 4), use_sde=True, device="cpu")
     model.policy.reset_noise(4)
-    noise = model.policy.action_dist.exploration_matrices  # type: ignore[union-attr]
+    noise = model.policy.action_dist.exploration_matrices  # type: ignore[attr-defined]
     evaluate(model, Walk, [0], actions="sample")
-    assert model.policy.action_dist.exploration_matrices is noise  # type: ignore[union-attr]
+    assert model.policy.action_dist.exploration_matrices is noise  # type: ignore[attr-defined]
 
 
 def test_other_spaces_are_refused_before_any_episode() -> None:
@@ -314,7 +320,7 @@ def test_infos_of_other_environments_are_theirs(info: dict[str, Any]) -> None:
 
 @pytest.mark.usefixtures("cheap")
 def test_laps_of_the_stock_environment_are_seen_without_a_pipeline() -> None:
-    made: list[Any] = []
+    made: list[gym.Env[Any, Any]] = []
 
     def make_env() -> gym.Env[Any, Any]:
         made.append(gym.make("CarRacing-v3"))
@@ -323,7 +329,9 @@ def test_laps_of_the_stock_environment_are_seen_without_a_pipeline() -> None:
     class Privileged:
         drive: Any = None
 
-        def predict(self, observation: Any, episode_start: Any = None, **_: Any) -> tuple[np.ndarray, None]:
+        def predict(
+            self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+        ) -> tuple[np.ndarray, None]:
             if episode_start[0]:
                 self.drive = CentreLineDriver(made[-1])
             return np.array([self.drive()]), None

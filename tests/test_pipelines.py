@@ -68,7 +68,7 @@ def test_vec_env_is_wrapped_in_rl_zoo3s_order(tmp_path: Path) -> None:
         return DummyVecEnv([lambda: gym.make(ENV_ID)])
 
     normalized = VecNormalize(make())
-    normalized.obs_rms.mean[:] = [1.0, 2.0, 3.0]  # type: ignore[union-attr]
+    normalized.obs_rms.mean[:] = [1.0, 2.0, 3.0]  # type: ignore[attr-defined]
     file = tmp_path / "vecnormalize.pkl"
     pipeline = Pipeline(ENV_ID, normalize=file, frame_stack=2)
     with pytest.raises(ValueError, match=r"statistics .*vecnormalize\.pkl are missing"):
@@ -79,7 +79,7 @@ def test_vec_env_is_wrapped_in_rl_zoo3s_order(tmp_path: Path) -> None:
     assert isinstance(venv.venv, VecNormalize)
     assert not venv.venv.training
     assert not venv.venv.norm_reward
-    np.testing.assert_array_equal(venv.venv.obs_rms.mean, [1.0, 2.0, 3.0])  # type: ignore[union-attr]
+    np.testing.assert_array_equal(venv.venv.obs_rms.mean, [1.0, 2.0, 3.0])  # type: ignore[attr-defined]
 
 
 class TakesNoops(Walk):
@@ -91,7 +91,7 @@ class TakesNoops(Walk):
 
 
 def test_keywords_of_other_environments_are_theirs() -> None:
-    gym.register("SB3CarRacingNoops-v0", TakesNoops)
+    gym.register("SB3CarRacingNoops-v0", TakesNoops)  # type: ignore[arg-type]
     try:
         env = pipeline_env(Pipeline("SB3CarRacingNoops-v0", {"noop_frames": 3}), renderer=None)()
         assert env.unwrapped.noop_frames == 3  # type: ignore[attr-defined]
@@ -199,7 +199,7 @@ def test_vectorised_wrappers_are_repeated_with_their_arguments(name: str) -> Non
             for key, part in wanted.items():
                 np.testing.assert_array_equal(seen[key], part)
         else:
-            np.testing.assert_array_equal(seen, wanted)  # type: ignore[arg-type]
+            np.testing.assert_array_equal(seen, wanted)
 
 
 class MyStack(VecFrameStack):

@@ -48,10 +48,10 @@ def test_curves_hold_the_logged_numbers(run: Path) -> None:
         np.testing.assert_array_equal(curves[name].y, expected)  # type: ignore[union-attr]
     evaluation = curves["evaluation"]
     np.testing.assert_array_equal(evaluation.y, [5.0, 50.0])  # type: ignore[union-attr]
-    np.testing.assert_array_equal(evaluation.spread, [1.0, 10.0])  # type: ignore[union-attr, arg-type]
+    np.testing.assert_array_equal(evaluation.spread, [1.0, 10.0])  # type: ignore[union-attr]
     score = curves["score"]  # both environments' episodes in the order of time
     np.testing.assert_array_equal(score.y, [1.0, 2.0, 3.0, 4.0])  # type: ignore[union-attr]
-    np.testing.assert_array_equal(score.average, [1.0, 1.5, 2.0, 2.5])  # type: ignore[union-attr, arg-type]
+    np.testing.assert_array_equal(score.average, [1.0, 1.5, 2.0, 2.5])  # type: ignore[union-attr]
     np.testing.assert_array_equal(score.x, [20, 40, 60, 80])  # type: ignore[union-attr]
 
 

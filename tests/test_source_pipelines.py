@@ -19,7 +19,7 @@ from gymnasium.envs.box2d import car_racing as stock
 
 import sb3_carracing  # noqa: F401  (registers the ids)
 
-BLOG_KWARGS = {
+BLOG_KWARGS: dict[str, Any] = {
     "grass_penalty": 0.05,
     "grass_rule": "green",
     "green_threshold": 185.0,
@@ -27,7 +27,7 @@ BLOG_KWARGS = {
     "no_progress_frames": 100,
     "no_progress_reward": -0.1,
 }
-IURIN_KWARGS = {"noop_frames": 50, "grass_penalty": 0.05, "grass_rule": "green", "green_threshold": 180.0}
+IURIN_KWARGS: dict[str, Any] = {"noop_frames": 50, "grass_penalty": 0.05, "grass_rule": "green", "green_threshold": 180.0}
 
 ENDINGS = ("no progress", "time limit", "crash", "lap")
 
@@ -38,7 +38,7 @@ class BlogReading:
     """The blog's `ObservationWrapper`: action repeat 8, +100 at ends, green penalty, 100-frame average, stack of 4."""
 
     def __init__(self) -> None:
-        self.env = gym.make("CarRacing-v3")
+        self.env: Any = gym.make("CarRacing-v3")
 
     def reset(self, seed: int) -> np.ndarray:
         self.history, self.cursor = np.zeros(100), 0
@@ -67,14 +67,15 @@ class BlogReading:
 
     @staticmethod
     def gray(rgb: np.ndarray) -> np.ndarray:
-        return np.dot(rgb, [0.299, 0.587, 0.114])  # the blog goes on with / 128 - 1
+        gray: np.ndarray = np.dot(rgb, [0.299, 0.587, 0.114])  # the blog goes on with / 128 - 1
+        return gray
 
 
 class IurinReading:
     """The Iurin implementation's `CarEnv`: 50 idle frames, action repeat 4, green penalty, 84x84 crop, stack of 4."""
 
     def __init__(self) -> None:
-        self.env = gym.make("CarRacing-v3", continuous=False)
+        self.env: Any = gym.make("CarRacing-v3", continuous=False)
 
     def reset(self, seed: int) -> np.ndarray:
         self.env.reset(seed=seed)
@@ -117,7 +118,7 @@ def slow_driver(env: gym.Env) -> Driver:
     return follow
 
 
-DRIVERS = {
+DRIVERS: dict[str, Callable[[gym.Env], Driver]] = {
     "random": random_driver,
     "braking": braking_driver,
     "outward": OutwardDriver,
@@ -179,7 +180,7 @@ def play_iurin(driver: str, seed: int, prepare: Callable[[gym.Env], None] | None
 
 def lap_ends_soon(env: gym.Env) -> None:
     """Count all tiles but the next few as visited."""
-    base = env.unwrapped
+    base: Any = env.unwrapped
     for tile in base.road[12:]:
         if not tile.road_visited:
             tile.road_visited = True
@@ -188,7 +189,8 @@ def lap_ends_soon(env: gym.Env) -> None:
 
 def near_the_edge(env: gym.Env) -> None:
     """Put the car where it leaves the field before the blog's average can stop it."""
-    car = env.unwrapped.car
+    base: Any = env.unwrapped
+    car = base.car
     shift = stock.PLAYFIELD - 20 - car.hull.position[0]
     for body in (car.hull, *car.wheels):
         body.position = (body.position[0] + shift, body.position[1])

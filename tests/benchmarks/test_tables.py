@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,8 @@ def test_floats_are_read_to_the_last_bit(tmp_path: Path) -> None:
 def test_rows_of_a_run_replace_those_that_it_has(tmp_path: Path) -> None:
     for frames in (1, 2):
         for run in ("a-1", "b-1"):
-            new = {tables.RUNS: [{"config": run[0], "seed": 1}], tables.PROGRESS: [{"time/frames": frames}, {"new/key": 0.1}]}
+            progress_rows: list[dict[str, Any]] = [{"time/frames": frames}, {"new/key": 0.1}]
+            new = {tables.RUNS: [{"config": run[0], "seed": 1}], tables.PROGRESS: progress_rows}
             tables.add(tmp_path, new, run)
     progress = tables.read(tmp_path, tables.PROGRESS)
     assert progress["run"].tolist() == ["a-1", "a-1", "b-1", "b-1"]

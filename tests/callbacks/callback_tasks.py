@@ -43,7 +43,7 @@ class Toy(gym.Env[np.ndarray, np.ndarray]):
         return observation, self.bonus - abs(float(action[0])), over, False, info
 
 
-gym.register("SB3CarRacingToy-v0", Toy)
+gym.register("SB3CarRacingToy-v0", Toy)  # type: ignore[arg-type]
 
 
 def agent(n_envs: int = 2, cls: type[Any] = PPO, **kwargs: Any) -> Any:

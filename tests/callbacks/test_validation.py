@@ -27,7 +27,7 @@ from sb3_carracing.vec_env import WorkerError
 
 def test_validation_plays_the_same_tracks_and_writes_them_down(tmp_path: Path) -> None:
     seeds: list[Sequence[int]] = []
-    evaluate = validation.evaluate
+    evaluate = evaluation.evaluate
 
     def spy(model: Any, make_env: Any, tracks: Sequence[int], **kwargs: Any) -> list[EpisodeResult]:
         seeds.append(list(tracks))
@@ -105,7 +105,8 @@ def test_in_a_run_the_environment_is_the_runs_without_what_is_for_training(tmp_p
     agent().learn(32, callback)
     env = callback._factory()
     assert isinstance(env, gym.wrappers.FlattenObservation)
-    assert env.unwrapped.bonus == 5.0  # a keyword that is not our CarRacing's is no training rule
+    base: Any = env.unwrapped
+    assert base.bonus == 5.0  # a keyword that is not our CarRacing's is no training rule
     assert len(rows(run / "evaluations.csv")) == 1
 
 
@@ -162,7 +163,8 @@ def test_normalised_agents_are_validated_with_their_present_statistics(tmp_path:
     model = Seeing("MlpPolicy", env, n_steps=N_STEPS, batch_size=16, n_epochs=1, seed=0, device="cpu")
     callback = ValidationCallback(10_000, 1) if in_run else ValidationCallback(10_000, 1, make_env=Toy)
     model.learn(32, in_folder(callback, run if in_run else tmp_path))
-    np.testing.assert_allclose(seen[0], env.normalize_obs(np.zeros(2, np.float32)), rtol=1e-6)
+    expected: Any = env.normalize_obs(np.zeros(2, np.float32))
+    np.testing.assert_allclose(seen[0], expected, rtol=1e-6)
     assert env.training
     assert (run / "SB3CarRacingToy-v0" / "vecnormalize.pkl").exists() is in_run
 
@@ -180,7 +182,7 @@ def test_the_best_agent_keeps_its_own_statistics(tmp_path: Path, monkeypatch: py
         file = run / ("best_model.zip" if best else "SB3CarRacingToy-v0.zip")
         venv = read.pipeline_of(file).wrap_vec_env(DummyVecEnv([lambda: Toy()]))
         assert isinstance(venv, VecNormalize)
-        counts[best] = round(venv.obs_rms.count)  # type: ignore[union-attr]
+        counts[best] = round(venv.obs_rms.count)  # type: ignore[attr-defined]
     # 64 steps of two environments, and SB3 counts their first observations.
     assert counts == {True: 66, False: 98}
 

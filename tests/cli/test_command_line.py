@@ -82,7 +82,7 @@ def test_a_resume_goes_on_with_the_running_means_of_its_agent(tmp_path: Path) ->
 
     def seen(file: Path) -> Any:
         """Return how many observations the running means are of: the steps, and those of resets."""
-        return pytest.approx(read_statistics(file, make_vec_env("Pendulum-v1")).obs_rms.count, abs=6)  # type: ignore[union-attr]
+        return pytest.approx(read_statistics(file, make_vec_env("Pendulum-v1")).obs_rms.count, abs=6)  # type: ignore[attr-defined]
 
     assert seen(run / "rl_model_vecnormalize_64_steps.pkl") == 64
     assert seen(run / "Pendulum-v1/vecnormalize.pkl") == 192
@@ -203,6 +203,7 @@ def test_importing_the_command_line_loads_no_torch() -> None:
 def test_errors_are_sorted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Bad input and files that cannot be used are one line; everything else is not caught."""
     from sb3_carracing import cli
+    from sb3_carracing.cli import table
     from sb3_carracing.errors import UserError
 
     errors: list[Exception] = []
@@ -214,7 +215,7 @@ def test_errors_are_sorted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 
             return run
 
-    monkeypatch.setitem(cli.COMMANDS, "train", Raising())  # type: ignore[arg-type]
+    monkeypatch.setitem(table.COMMANDS, "train", Raising())
     for error, line in (
         (UserError("n must\n be 3"), "sb3_carracing: n must be 3\n"),
         (FileNotFoundError(2, "No such file", "a"), "sb3_carracing: [Errno 2] No such file: 'a'\n"),
@@ -229,9 +230,9 @@ def test_errors_are_sorted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         with pytest.raises(type(error)):
             cli.main(["train"])
         monkeypatch.delenv("SB3_CARRACING_TRACEBACK")
-    for error in (ValueError("x"), AssertionError(), TypeError("x"), ConnectionResetError(104, "gone"), OSError("x")):
-        errors.append(error)
-        with pytest.raises(type(error)):
+    for bug in (ValueError("x"), AssertionError(), TypeError("x"), ConnectionResetError(104, "gone"), OSError("x")):
+        errors.append(bug)
+        with pytest.raises(type(bug)):
             cli.main(["train"])
 
 

@@ -12,9 +12,9 @@ import pytest
 from stand_ins import REPEAT_4
 
 from sb3_carracing import evaluation
-from sb3_carracing.__main__ import main
 from sb3_carracing.agents import RandomPolicy
 from sb3_carracing.cli import evaluate as evaluate_command
+from sb3_carracing.cli import main
 from sb3_carracing.cli.agent_options import add_agent_arguments, open_agent
 from sb3_carracing.evaluation import TEST_SEED, evaluate
 from sb3_carracing.pipelines import Pipeline, WrapperCall, pipeline_env

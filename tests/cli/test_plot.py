@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sb3_carracing.__main__ import main
+from sb3_carracing.cli import main
 from sb3_carracing.plotting import PANELS, plot_runs
 
 PROGRESS = """\
@@ -60,7 +60,7 @@ def test_runs_of_rl_zoo3_alone_have_what_they_have(tmp_path: Path, capsys: pytes
     assert "no data for: score, actor_loss, critic_loss, entropy, kl" in capsys.readouterr().out
     curve = PANELS["evaluation"].read(tmp_path)
     np.testing.assert_array_equal(curve.y, [2.0, 4.0])  # type: ignore[union-attr]
-    np.testing.assert_array_equal(curve.spread, [1.0, 0.0])  # type: ignore[union-attr, arg-type]
+    np.testing.assert_array_equal(curve.spread, [1.0, 0.0])  # type: ignore[union-attr]
 
 
 def test_several_runs_share_the_diagrams(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

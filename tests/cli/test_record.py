@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from sb3_carracing import recording
-from sb3_carracing.__main__ import main
+from sb3_carracing.cli import main
 from sb3_carracing.evaluation import RECORDING_SEED
 
 
@@ -22,7 +22,7 @@ def test_a_film_has_every_fifth_frame_at_the_games_speed(tmp_path: Path, capsys:
     assert len(list(tmp_path.glob("*.gif"))) == 2
     with Image.open(films[0]) as film:
         assert film.size == recording.GIF_SIZE
-        assert film.n_frames == 201  # type: ignore[attr-defined]
+        assert film.n_frames == 201
         bars = []
         for number in (0, 50, 100, 200):
             film.seek(number)

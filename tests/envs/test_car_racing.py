@@ -59,7 +59,7 @@ def random_driver(env: gym.Env) -> Callable[[], Any]:
 
 def world(env: gym.Env, with_colors: bool = True) -> list[Any]:
     """All that the next frame depends on, and the random generator that the next episode depends on."""
-    base = env.unwrapped
+    base: Any = env.unwrapped
     bodies = [base.car.hull, *base.car.wheels]
     state = [(*b.position, b.angle, *b.linearVelocity, b.angularVelocity) for b in bodies]
     wheels = [(w.omega, w.phase, w.gas, w.brake, w.steer, w.joint.angle, len(w.tiles)) for w in base.car.wheels]
@@ -70,7 +70,7 @@ def world(env: gym.Env, with_colors: bool = True) -> list[Any]:
 
 def lap_ends_soon(env: gym.Env, n_tiles: int = 12) -> None:
     """Count all tiles but the last `n_tiles` before the car as visited: even a timid driver finishes this lap."""
-    base = env.unwrapped
+    base: Any = env.unwrapped
     for tile in base.road[n_tiles:]:
         if not tile.road_visited:
             tile.road_visited = True
@@ -79,15 +79,16 @@ def lap_ends_soon(env: gym.Env, n_tiles: int = 12) -> None:
 
 def only_the_percentage_ends_the_lap(env: gym.Env) -> None:
     """Forget the touch of tile 0, and keep one tile from ever counting."""
-    base = env.unwrapped
+    base: Any = env.unwrapped
     base.road[0].road_visited = False
     base.tile_visited_count -= 1
     base.road[100].road_visited = True
 
 
-def assert_same_episodes(theirs: gym.Env, mine: gym.Env, make_driver: Any, seed: int, prepare: Any = None) -> dict:
+def assert_same_episodes(theirs: gym.Env, mine: Any, make_driver: Any, seed: int, prepare: Any = None) -> dict[str, Any]:
     """Step both with the same actions to the end; return the last info. Our own drawing is compared elsewhere."""
     same_observations = mine.unwrapped.renderer == "stock"
+    info_2: dict[str, Any]
     observation, info = theirs.reset(seed=seed)
     observation_2, info_2 = mine.reset(seed=seed)
     assert info == {}
@@ -107,7 +108,7 @@ def assert_same_episodes(theirs: gym.Env, mine: gym.Env, make_driver: Any, seed:
         observation, reward, terminated, truncated, info = theirs.step(action)
         observation_2, reward_2, terminated_2, truncated_2, info_2 = mine.step(action)
         info.pop("TimeLimit.truncated", None)  # rl-zoo3's TimeLimit, if another test has imported it
-        score += reward
+        score += float(reward)
         assert (reward, terminated, truncated) == (reward_2, terminated_2, truncated_2)
         over = terminated or truncated
         counts = (score, frame, over, info.get("lap_finished", False))
@@ -162,7 +163,7 @@ def test_lap_complete_percent_is_stocks(percent: float, ending: bool | None, ren
 @pytest.mark.parametrize("domain_randomize", [False, True])
 @pytest.mark.parametrize("continuous", [True, False])
 def test_observations_are_stock_from_the_first_frame_on(continuous: bool, domain_randomize: bool) -> None:
-    kwargs = {"continuous": continuous, "domain_randomize": domain_randomize}
+    kwargs: dict[str, Any] = {"continuous": continuous, "domain_randomize": domain_randomize}
     theirs, mine = gym.make("CarRacing-v3", **kwargs), ours(**kwargs)
     assert np.array_equal(theirs.reset(seed=1)[0], mine.reset(seed=1)[0])
     drive = random_driver(theirs)
@@ -191,7 +192,7 @@ def test_a_step_is_frame_skip_stock_frames(make_driver: Any, frame_skip: int, ch
         action, total = drive(), 0.0
         for _ in range(frame_skip):
             observation, reward, terminated, truncated, info = theirs.step(action)
-            total += reward
+            total += float(reward)
             frames += 1
             over = terminated or truncated
             if over:
@@ -259,8 +260,8 @@ def test_gray_weights_over_all_colours() -> None:
 
 
 def test_renderings_are_stock() -> None:
-    theirs = gym.make("CarRacing-v3", render_mode="rgb_array")
-    mine = ours(render_mode="rgb_array", frame_skip=2, grayscale=True)
+    theirs: Any = gym.make("CarRacing-v3", render_mode="rgb_array")
+    mine: Any = ours(render_mode="rgb_array", frame_skip=2, grayscale=True)
     theirs.reset(seed=0)
     mine.reset(seed=0)
     theirs.step(GAS)
@@ -271,7 +272,7 @@ def test_renderings_are_stock() -> None:
 
 
 def test_state_pixels_is_what_the_agent_sees() -> None:
-    env = ours(render_mode="state_pixels", grayscale=True)
+    env: Any = ours(render_mode="state_pixels", grayscale=True)
     env.reset(seed=0)
     assert np.array_equal(env.step(GAS)[0], env.render())
 
@@ -304,7 +305,7 @@ def test_a_closed_env_holds_no_memory(kwargs: dict[str, Any]) -> None:
     env.reset(seed=0)
     env.step(GAS)
     env.render()
-    base = env.unwrapped
+    base: Any = env.unwrapped
     gc.collect()
     gc.disable()
     try:
@@ -326,7 +327,7 @@ def test_a_closed_env_may_be_reset(renderer: str, cheap_observations: None) -> N
     env.reset(seed=0)
     env.close()
     env.close()
-    assert env.render() is None
+    assert env.render() is None  # type: ignore[no-untyped-call]
     with pytest.raises(gym.error.ResetNeeded, match="closed"):
         env.step(GAS)
     assert np.array_equal(env.reset(seed=1)[0], other.reset(seed=1)[0])
@@ -362,7 +363,7 @@ def test_noop_frames_count_in_all_but_the_reward(cheap_observations: None) -> No
     total = 0.0
     for _ in range(50):
         observation, reward, *_ = theirs.step(IDLE)
-        total += reward
+        total += float(reward)
     first, info = mine.reset(seed=3)
     assert np.array_equal(observation, first)
     assert world(theirs) == world(mine)
@@ -380,7 +381,7 @@ def test_grass_penalty_by_wheels(cheap_observations: None) -> None:
     n_frames_off = 0
     for _ in range(60):
         action = drive()
-        reward, shaped = plain.step(action)[1], punished.step(action)[1]
+        reward, shaped = float(plain.step(action)[1]), punished.step(action)[1]
         due = off_road(plain.car)
         n_frames_off += due
         assert shaped == reward - 0.25 * due
@@ -415,7 +416,7 @@ def test_grass_penalty_by_colour() -> None:
         shaped = punished.step(action)[1]
         due = mostly_green(observation, threshold)
         n_frames_green += due
-        assert shaped == reward - 0.25 * due
+        assert shaped == float(reward) - 0.25 * due
     assert 0 < n_frames_green < 60
 
 
@@ -428,7 +429,7 @@ def test_end_bonus_at_every_stock_end(make_driver: Any, frame_skip: int, cheap_o
     shaped, over = 0.0, False
     while not over:
         _, reward, terminated, truncated, info = env.step(drive())
-        shaped += reward
+        shaped += float(reward)
         over = terminated or truncated
     assert shaped == pytest.approx(info["score"] + 100)
 
@@ -438,7 +439,7 @@ def test_no_end_bonus_at_own_stops(cheap_observations: None) -> None:
     env.reset(seed=8)
     _, reward, terminated, truncated, info = env.step(IDLE)
     assert (terminated, truncated, info["stopped_by"]) == (True, False, "no_progress")
-    assert reward < 50
+    assert float(reward) < 50
 
 
 def test_no_progress_stop(cheap_observations: None) -> None:
@@ -559,6 +560,7 @@ def test_ids() -> None:
         assert (spec.max_episode_steps, spec.reward_threshold) == (stock_spec.max_episode_steps, stock_spec.reward_threshold)
         env = gym.make(env_id, renderer="stock")
         assert env.observation_space.shape == shape
+        assert env.spec is not None
         again = gym.make(env.spec)
         assert again.observation_space == env.observation_space
         env.reset(seed=0)
@@ -585,7 +587,7 @@ def test_lap_complete_percent_never_fires_in_gymnasium(cheap_observations: None)
     few tiles missed ends at the start line, not at frame 1000). Say so in the README and the changelog, and turn the
     test round.
     """
-    env = stock.CarRacing(lap_complete_percent=0.5)
+    env: Any = stock.CarRacing(lap_complete_percent=0.5)
     env.reset(seed=8)
     env.road[len(env.road) // 2].road_visited = True  # one tile that never counts: 100 % cannot be reached
     drive = CentreLineDriver(env)

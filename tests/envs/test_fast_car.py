@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from Box2D import b2BodyDef
 from drivers import CentreLineDriver, OutwardDriver, cheap_render, five_actions
 from gymnasium.envs.box2d import car_dynamics
 from gymnasium.envs.box2d import car_racing as stock
@@ -81,6 +82,7 @@ def assert_same_episode(theirs: Any, mine: Any, make_driver: Any, seed: int, n_f
         tile.fixtures[0].shape.vertices for tile in mine.road[:20]
     ]
     drive = make_driver(theirs, seed)
+    info: dict[str, Any]
     for frame in range(n_frames):
         assert everything(theirs) == everything(mine), f"seed {seed}, frame {frame}"
         action = drive(frame) if theirs.continuous else five_actions(drive(frame), frame)
@@ -124,7 +126,8 @@ def test_every_number_is_gymnasiums_on_many_tracks(make_driver: Any, continuous:
 
 
 def test_a_gymnasium_with_other_rules_is_obeyed(monkeypatch: pytest.MonkeyPatch, cheap: None) -> None:
-    step, contact = stock.CarRacing.step, stock.FrictionDetector._contact
+    step: Any = stock.CarRacing.step
+    contact: Any = stock.FrictionDetector._contact
 
     def generous_step(self: Any, action: Any) -> Any:
         observation, reward, *rest = step(self, action)
@@ -135,7 +138,7 @@ def test_a_gymnasium_with_other_rules_is_obeyed(monkeypatch: pytest.MonkeyPatch,
         self.env.reward += 5000 * begin
 
     monkeypatch.setattr(stock.CarRacing, "step", generous_step)
-    env = CarRacing(frame_skip=4)
+    env: Any = CarRacing(frame_skip=4)
     env.reset(seed=0)
     assert 1000 < env.step(np.zeros(3, np.float32))[1] < 5000
     monkeypatch.setattr(stock.FrictionDetector, "_contact", generous_contact)
@@ -158,11 +161,17 @@ def the_track(env: Any) -> list[Any]:
 
 def assert_same_tracks(seeds: range, domain_randomize: bool) -> int:
     """Reset both environments; return how often generation had to be tried again."""
-    theirs = Undrawn(domain_randomize=domain_randomize)
+    theirs: Any = Undrawn(domain_randomize=domain_randomize)
     # Whoever lets people watch has the hull's contacts reported in full: tiles touched in the first frame are alike.
     mine = CarRacing(domain_randomize=domain_randomize, render_mode="rgb_array")
-    tries, create = [], theirs._create_track
-    theirs._create_track = lambda: tries.append(create()) or tries[-1]
+    tries: list[Any] = []
+    create = theirs._create_track
+
+    def create_and_note() -> Any:
+        tries.append(create())
+        return tries[-1]
+
+    theirs._create_track = create_and_note
     for seed in seeds:
         theirs.reset(seed=seed)
         mine.reset(seed=seed)
@@ -188,8 +197,9 @@ def test_many_tracks_are_gymnasiums(domain_randomize: bool, cheap: None) -> None
 @pytest.mark.parametrize("seed", range(40))
 def test_borders_at_the_seam_and_bends_of_any_kind_are_gymnasiums(seed: int) -> None:
     """Of walks between checkpoints anywhere, most of which gymnasium would never draw."""
-    theirs, mine = Undrawn(), CarRacing()
-    for env in (theirs, mine):
+    envs: tuple[Any, Any] = (Undrawn(), CarRacing())
+    theirs, mine = envs
+    for env in envs:
         env.road_poly = []
         env._np_random = AnyCheckpoints(seed)
     while not theirs._create_track():
@@ -212,8 +222,9 @@ class AnyCheckpoints(np.random.Generator):
 @pytest.mark.parametrize("render_mode", [None, "rgb_array"])
 def test_tiles_take_the_roads_colour_as_in_gymnasium(render_mode: str | None, cheap: None) -> None:
     """To the frame where people may see gymnasium's own rendering; else one tile may wait for the first wheel."""
-    theirs, mine = Undrawn(), CarRacing(render_mode=render_mode)
-    for env in (theirs, mine):
+    envs: tuple[Any, Any] = (Undrawn(), CarRacing(render_mode=render_mode))
+    theirs, mine = envs
+    for env in envs:
         env.reset(seed=3)
     drive = CentreLineDriver(theirs)
     n_waiting = []
@@ -221,7 +232,7 @@ def test_tiles_take_the_roads_colour_as_in_gymnasium(render_mode: str | None, ch
         action = drive()
         for env in (theirs, mine):
             env.step(action)
-        official, ours = (np.array([tile.color for tile in env.road]) for env in (theirs, mine))
+        official, ours = (np.array([tile.color for tile in env.road]) for env in envs)
         waiting = (official != ours).any(axis=1)
         assert (official[waiting] == theirs.road_color).all()
         n_waiting.append(waiting.sum())
@@ -230,8 +241,9 @@ def test_tiles_take_the_roads_colour_as_in_gymnasium(render_mode: str | None, ch
 
 
 def test_a_friction_that_someone_has_changed_counts(cheap: None) -> None:
-    theirs, mine = Undrawn(), CarRacing()
-    for env in (theirs, mine):
+    envs: tuple[Any, Any] = (Undrawn(), CarRacing())
+    theirs, mine = envs
+    for env in envs:
         env.reset(seed=4)
         for tile in env.road:
             tile.road_friction = 0.7 + 0.2 * (tile.idx % 3)
@@ -271,7 +283,7 @@ def test_bodies_that_someone_adds_to_the_world_are_no_tiles(cheap: None) -> None
     env = CarRacing()
     env.reset(seed=1)
     x, y = env.car.hull.position
-    wall = env.world.CreateBody(stock.Box2D.b2BodyDef(position=(x, y + 6)))
+    wall = env.world.CreateBody(b2BodyDef(position=(x, y + 6)))
     wall.CreatePolygonFixture(box=(20, 1))
     for _ in range(80):
         env.step(np.array([0.0, 1.0, 0.0]))

@@ -78,8 +78,8 @@ def place_anywhere(env: Any, rng: np.random.Generator, time: float) -> None:
     car.hull.position, car.hull.angle = (x, y), angle
     car.hull.linearVelocity = rng.normal(0, 40, 2).tolist()
     car.hull.angularVelocity = rng.normal(0, 2)
-    for i, (wheel, (w_x, w_y)) in enumerate(zip(car.wheels, car_dynamics.WHEELPOS, strict=True)):
-        w_x, w_y = w_x * car_dynamics.SIZE, w_y * car_dynamics.SIZE
+    for i, (wheel, (right, forward)) in enumerate(zip(car.wheels, car_dynamics.WHEELPOS, strict=True)):
+        w_x, w_y = right * car_dynamics.SIZE, forward * car_dynamics.SIZE
         cos, sin = math.cos(angle), math.sin(angle)
         wheel.position = (x + cos * w_x - sin * w_y, y + sin * w_x + cos * w_y)
         wheel.angle = angle + (rng.uniform(-0.4, 0.4) if i < 2 else rng.uniform(-0.05, 0.05))
@@ -106,7 +106,8 @@ def test_the_opening_looks_like_gymnasiums_in_every_frame() -> None:
 
 def assert_episode_alike(seed: int, driven: bool, every: int, n_frames: int, **kwargs: Any) -> None:
     """Play one episode on both environments: every frame of the opening and then every so many are compared."""
-    theirs, mine = stock.CarRacing(**kwargs), CarRacing(**kwargs)
+    theirs: Any = stock.CarRacing(**kwargs)
+    mine = CarRacing(**kwargs)
     observation, _ = theirs.reset(seed=seed)
     observation_2, _ = mine.reset(seed=seed)
     draw = theirs._render
@@ -178,7 +179,7 @@ def test_a_new_track_leaves_nothing_of_the_last_one(gray: bool) -> None:
 
 def test_a_touched_tile_takes_the_roads_colour() -> None:
     pair = Pair(4)
-    env = pair.env
+    env: Any = pair.env
     place_anywhere(env, np.random.default_rng(0), 2.0)
     tile = next(i for i, t in enumerate(env.road) if i > 20 and (t.color != env.road_color).all())
     x, y = np.mean(env.track[tile - 1 : tile + 1], axis=0)[2:]
@@ -196,6 +197,7 @@ def test_a_touched_tile_takes_the_roads_colour() -> None:
 def test_bars_and_digits_are_gymnasiums_for_any_values() -> None:
     rng = np.random.default_rng(0)
     drawn = dashboard.Dashboard(grayscale=False)
+    theirs: Any = stock.CarRacing
     for i in range(150):
         speed, turning, steering = abs(rng.normal(0, 40)), rng.normal(0, 3), rng.uniform(-0.45, 0.45)
         omegas = rng.uniform(-60, 320, 4) * (rng.random(4) < 0.8)
@@ -204,8 +206,8 @@ def test_bars_and_digits_are_gymnasiums_for_any_values() -> None:
         hull = SimpleNamespace(linearVelocity=(speed, 0.0), angularVelocity=turning)
         window = pygame.Surface((1000, 800))
         stage = SimpleNamespace(surf=window, car=SimpleNamespace(hull=hull, wheels=wheels))
-        stock.CarRacing._render_indicators(stage, 1000, 800)
-        official = stock.CarRacing._create_image_array(None, window, (96, 96))
+        theirs._render_indicators(stage, 1000, 800)
+        official = theirs._create_image_array(None, window, (96, 96))
         ours = np.zeros_like(official)
         drawn.draw(ours[84:], (speed, *omegas), steering, turning, score)
         # A bar that ends in a pixel of another's: one window pixel of the ten across may differ.

@@ -1,8 +1,8 @@
 """The training rules: laps, standstills, and how a rule of one's own is added."""
 
 import math
-from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -100,7 +100,8 @@ def test_a_road_that_runs_beside_is_not_ahead() -> None:
 
 def _leap(env: CarRacing, n_tiles: int) -> None:
     """Put the car as many tiles further along the road, in the same position towards it."""
-    car = env.unwrapped.car
+    base: Any = env.unwrapped
+    car = base.car
     points = np.array([tile[2:4] for tile in env.track])
     angles = np.array([tile[1] for tile in env.track])
     here = int(np.argmin(np.hypot(*(points - np.array(car.hull.position)).T)))
@@ -148,7 +149,7 @@ def test_a_lap_with_gaps_ends_where_it_began_and_pays_for_each(n_leaps: int) -> 
         _, ruled_reward, ruled_terminated, over, info = ruled.step(action)
         assert not terminated
         assert not ruled_terminated
-        paid.append(round(reward - ruled_reward, 6))
+        paid.append(round(float(reward) - float(ruled_reward), 6))
         if over:
             break
     assert sorted(paid)[-n_leaps:] == [50.0] * n_leaps
@@ -296,10 +297,9 @@ def test_evaluations_keep_what_is_not_for_training_only() -> None:
 
 
 @pytest.fixture
-def forgotten_afterwards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def forgotten_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget the rules that a test defines."""
     monkeypatch.setattr(rule_engine, "_RULES", dict(rule_engine._RULES))
-    return
 
 
 @pytest.mark.usefixtures("forgotten_afterwards")
@@ -313,7 +313,7 @@ def test_a_rule_of_ones_own_in_ten_lines() -> None:
             self.n_turns = 0
 
         def change_reward(self, frame: Frame) -> float:
-            steering = abs(frame.car.wheels[0].steer)
+            steering: float = abs(frame.car.wheels[0].steer)
             self.n_turns += steering > 0.1
             return -self.steering_cost * steering
 
@@ -321,7 +321,8 @@ def test_a_rule_of_ones_own_in_ten_lines() -> None:
             if self.n_turns > self.most_turns:
                 frame.stop("turned too often")
 
-    env, plain = (gym.make("CarRacingFast-v3", frame_skip=4, **kwargs) for kwargs in ({"steering_cost": 0.5}, {}))
+    options: list[dict[str, Any]] = [{"steering_cost": 0.5}, {}]
+    env, plain = (gym.make("CarRacingFast-v3", frame_skip=4, **kwargs) for kwargs in options)
     assert "steering_cost" not in evaluation_kwargs({"steering_cost": 0.5})
     with pytest.raises(UserError, match="steering_cost must be a finite number of at least 0, got -1"):
         CarRacing(steering_cost=-1)
@@ -335,13 +336,14 @@ def test_a_rule_of_ones_own_in_ten_lines() -> None:
             _, plain_reward, *_ = plain.step(action)
             ends.append(terminated)
             if not terminated:
-                assert reward == pytest.approx(plain_reward - 4 * 0.5 * abs(steering))
+                assert reward == pytest.approx(float(plain_reward) - 4 * 0.5 * abs(steering))
         assert ends == [False, False, False, True]
         assert info["stopped_by"] == "turned too often"
         assert info["frames"] == 15
     venv = make_vec_env("CarRacingFast-v3", 2, env_kwargs={"frame_skip": 8, "steering_cost": 0.5})
     model = BetaPPO("CnnPolicy", venv, n_steps=16, batch_size=16, n_epochs=1, seed=0, policy_kwargs={"net_arch": [8]})
     model.learn(64)
+    assert model.ep_info_buffer is not None
     assert len(model.ep_info_buffer) > 2
     assert all(episode["l"] <= 8 for episode in model.ep_info_buffer)
 

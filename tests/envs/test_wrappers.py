@@ -36,12 +36,12 @@ class Flicker(gym.Env):
         self.action_space = spaces.Box(np.array([-2, 0], np.float32), np.array([1, 5], np.float32))
         self.n_steps = n_steps
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
         self.n = 0
         return self._image(), {}
 
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         self.n += 1
         return self._image(), float(self.n), self.n == self.n_steps, False, {"n": self.n}
 
@@ -63,11 +63,11 @@ def drawings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return modes
 
 
-def ours(**kwargs: Any) -> gym.Env:
+def ours(**kwargs: Any) -> Any:
     return gym.make("CarRacingFast-v3", renderer="stock", **kwargs)
 
 
-def theirs(**kwargs: Any) -> gym.Env:
+def theirs(**kwargs: Any) -> Any:
     return gym.make("CarRacing-v3", **kwargs)
 
 
@@ -144,8 +144,8 @@ def test_a_wrapper_that_counts_frames_still_counts_frames(drawings: list[str]) -
     ends = [limited.step(GAS)[3] for _ in range(4)]
     assert ends == [False, False, False, True]
     assert limited.unwrapped.step(GAS)[4]["frames"] == 31
-    punished = [ActionRepeat(GrassPenalty(env, 0.5), 8) for env in (theirs(), ours())]
-    episodes_equal(*punished)
+    stock_env, our_env = (ActionRepeat(GrassPenalty(env, 0.5), 8) for env in (theirs(), ours()))
+    episodes_equal(stock_env, our_env)
 
 
 def test_wrapping_a_used_env_changes_nothing_below(drawings: list[str]) -> None:
@@ -177,7 +177,8 @@ def test_wrapping_twice_repeats_as_often_as_once_and_leaves_the_env_as_it_was(dr
 
 def test_wrappers_around_one_env_take_turns() -> None:
     """Each observation is what an environment of its own would show, whoever has drawn before."""
-    shared, expected = gym.make("CarRacingFast-v3"), gym.make("CarRacingFast-v3")
+    shared: Any = gym.make("CarRacingFast-v3")
+    expected = gym.make("CarRacingFast-v3")
     gray, crop = Grayscale(shared), Crop(shared, 10, 84, 6, 90)
     gray.reset(seed=5)
     expected.reset(seed=5)
@@ -212,7 +213,7 @@ def test_a_subclass_with_a_step_of_its_own_is_asked_for_every_frame(drawings: li
             self.n_steps += action is not None
             return super().step(action)
 
-    env = Grayscale(ActionRepeat(Counting(renderer="stock"), 4))
+    env: Any = Grayscale(ActionRepeat(Counting(renderer="stock"), 4))
     env.reset(seed=0)
     env.step(GAS)
     assert env.unwrapped.n_steps == 4
@@ -222,7 +223,7 @@ def test_a_subclass_with_a_step_of_its_own_is_asked_for_every_frame(drawings: li
 def test_monitor_below_action_repeat_counts_decisions_around_ours_and_frames_around_stock(drawings: list[str]) -> None:
     lengths = {}
     for make in (theirs, ours):
-        env = ActionRepeat(Monitor(make()), 8)
+        env: Any = ActionRepeat(Monitor(make()), 8)
         env.reset(seed=0)
         over = False
         while not over:
@@ -314,7 +315,8 @@ def test_the_limit_that_make_is_given_counts(kwargs: Any, steps: int, limit: int
 
 
 def test_a_limit_is_kept_in_the_middle_of_a_repeat(drawings: list[str]) -> None:
-    for env in (ActionRepeat(ours(max_episode_steps=30), 8), ActionRepeat(theirs(max_episode_steps=30), 8)):
+    envs: list[Any] = [ActionRepeat(make(max_episode_steps=30), 8) for make in (ours, theirs)]
+    for env in envs:
         assert played_steps(env) == 4
         assert round(env.unwrapped.t * 50) - 1 == 30
 
@@ -328,6 +330,7 @@ def test_a_limit_concerns_nobody_else(drawings: list[str]) -> None:
 @pytest.mark.parametrize(("env_id", "steps"), [("CarRacingBlog-v3", 125), ("CarRacingIurin-v3", 250)])
 def test_the_ids_end_after_1000_frames(env_id: str, steps: int, drawings: list[str]) -> None:
     for spec in (gym.spec(env_id), gym.make(env_id).spec, gym.spec("CarRacing-v3")):
+        assert spec is not None
         assert (spec.max_episode_steps, spec.reward_threshold) == (1000, 900)
     assert played_steps(gym.make(env_id, continuous=True)) == steps
     assert played_steps(gym.make(env_id, continuous=True, max_episode_steps=1200)) == steps * 6 // 5
@@ -335,7 +338,7 @@ def test_the_ids_end_after_1000_frames(env_id: str, steps: int, drawings: list[s
 
 
 def test_what_reads_the_spec_works(drawings: list[str]) -> None:
-    env = TimeAwareObservation(ActionRepeat(ours(), 4), flatten=False, normalize_time=True)
+    env: Any = TimeAwareObservation(ActionRepeat(ours(), 4), flatten=False, normalize_time=True)
     env.reset(seed=0)
     assert env.step(GAS)[0]["time"] == pytest.approx(1 / 1000)
     assert StopTrainingOnRewardThreshold(env.spec.reward_threshold).reward_threshold == 900
@@ -346,7 +349,9 @@ def test_frame_limit_leaves_other_environments_alone(drawings: list[str]) -> Non
         limited = FrameLimit(env)
         assert limited.env is env
         assert played_steps(limited) == 40
-    assert gym.make("Pendulum-v1").spec == replace(FrameLimit(gym.make("Pendulum-v1")).spec, additional_wrappers=())
+    spec = FrameLimit(gym.make("Pendulum-v1")).spec
+    assert spec is not None
+    assert gym.make("Pendulum-v1").spec == replace(spec, additional_wrappers=())
 
 
 @pytest.mark.parametrize("frame_skip", [0, -1, 1.5, None, "4", True])
@@ -372,8 +377,8 @@ def test_grayscale_is_the_same_on_stock_and_on_ours() -> None:
 
 
 def test_grayscale_leaves_colours_to_a_penalty_below(drawings: list[str]) -> None:
-    envs = [Grayscale(GrassPenalty(env, 0.5, "green", 170)) for env in (theirs(), ours())]
-    episodes_equal(*envs)
+    stock_env, our_env = (Grayscale(GrassPenalty(env, 0.5, "green", 170)) for env in (theirs(), ours()))
+    episodes_equal(stock_env, our_env)
 
 
 def test_grayscale_of_a_crop_is_a_crop_of_grayscale(drawings: list[str]) -> None:
@@ -479,7 +484,7 @@ def test_scale_reward() -> None:
     assert [env.step(None)[1] for _ in range(3)] == pytest.approx([0.1, 0.2, 0.3])
     for scale in (float("nan"), "1", None):
         with pytest.raises(ValueError, match=f"scale must be .*got {scale!r}"):
-            ScaleReward(Flicker(), scale)
+            ScaleReward(Flicker(), scale)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("make", [theirs, ours])
@@ -518,7 +523,7 @@ def all_wrapped(env: gym.Env) -> gym.Env:
 @pytest.mark.parametrize("make", [theirs, ours])
 def test_specs_and_copies(make: Any, drawings: list[str]) -> None:
     """Gymnasium makes the whole stack again from its spec; SB3 and tuning copy and pickle it."""
-    env = all_wrapped(make())
+    env: Any = all_wrapped(make())
     twins = [gym.make(env.spec), copy.deepcopy(env), pickle.loads(pickle.dumps(env))]
     first, _ = env.reset(seed=9)
     following, reward, *_ = env.step(np.array([0.1, 0.9], np.float32))
@@ -533,7 +538,8 @@ def test_specs_and_copies(make: Any, drawings: list[str]) -> None:
 def test_the_views_of_an_id_fit_around_stock(drawings: list[str]) -> None:
     env = theirs()
     for view in gym.spec("CarRacingBlog-v3").additional_wrappers:
-        env = gym.envs.registration.load_env_creator(view.entry_point)(env, **view.kwargs)
+        make_view: Any = gym.envs.registration.load_env_creator(view.entry_point)
+        env = make_view(env, **(view.kwargs or {}))
     episodes_equal(env, gym.make("CarRacingBlog-v3"))
 
 
@@ -563,12 +569,15 @@ def test_monitor_below_a_yamls_wrappers_sees_every_episode(stop: dict[str, Any],
     assert venv.get_attr("frame_skip") == [8, 8]
     model = PPO("CnnPolicy", venv, n_steps=64, batch_size=32, n_epochs=1, policy_kwargs={"net_arch": [8]}, seed=0)
     model.learn(256)
+    assert model.ep_info_buffer is not None
     assert len(model.ep_info_buffer) > 2
     # Monitor stands below ScaleReward and above the stop: raw rewards, whole episodes.
     for episode in model.ep_info_buffer:
         assert 0 < episode["l"] <= 125
         assert episode["r"] > -100
     returns, lengths = evaluate_policy(model, venv, n_eval_episodes=2, return_episode_rewards=True)
+    assert isinstance(returns, list)
+    assert isinstance(lengths, list)
     assert len(returns) == 2
     assert max(lengths) <= 125
 

@@ -39,7 +39,7 @@ class Recording(gym.Env[Any, Any]):
 
 
 def box(low: float, high: float, dtype: Any) -> spaces.Box:
-    return spaces.Box(low, high, (2,), dtype)  # type: ignore[arg-type]
+    return spaces.Box(low, high, (2,), dtype)
 
 
 @pytest.mark.parametrize(("low", "high"), RANGES)

@@ -37,7 +37,7 @@ ACTION = spaces.Box(np.array([-1.0, 0.0], dtype=np.float32), np.array([3.0, 0.5]
 SMALL: dict[str, Any] = {"n_steps": 64, "batch_size": 32, "n_epochs": 2, "device": "cpu", "seed": 0}
 
 
-def small(env: Any = None, policy: str = "MlpPolicy", **options: Any) -> BetaPPO:
+def small(env: Any = None, policy: Any = "MlpPolicy", **options: Any) -> BetaPPO:
     return BetaPPO(policy, env or AnySpaces(VECTOR, ACTION), **{**SMALL, **options})
 
 
@@ -470,7 +470,7 @@ class TestTraining:
                     for n, p in enumerate(model.policy.parameters())
                 }
                 optimizer = {**model.policy.optimizer.state_dict(), "state": steps}
-                parameters = {**model.get_parameters(), "policy.optimizer": optimizer}
+                parameters: Any = {**model.get_parameters(), "policy.optimizer": optimizer}
                 for state in steps.values():
                     state["step"] = state["step"].to("meta")  # as a file is read to the device
                 with monkeypatch.context() as patched:
@@ -686,7 +686,7 @@ class TestErrorsAndWarnings:
             small(autocast="float16")
 
     @pytest.mark.parametrize("options", [{"autocast": "float16"}, {"value_loss": "l1"}])
-    def test_unknown_options_at_loading(self, tmp_path: Path, options: dict[str, str]) -> None:
+    def test_unknown_options_at_loading(self, tmp_path: Path, options: dict[str, Any]) -> None:
         small().save(tmp_path / "agent")
         with pytest.raises(ValueError, match="must be one of"):
             BetaPPO.load(tmp_path / "agent", **options)
@@ -725,7 +725,8 @@ class TestFiles:
             model.save(tmp_path / "agent")
             loaded = BetaPPO.load(tmp_path / "agent", device="cpu")
             assert loaded.policy.deterministic_action == action
-            np.testing.assert_array_equal(*(m.predict(obs, deterministic=True)[0] for m in (model, loaded)))
+            saved, read = (m.predict(obs, deterministic=True)[0] for m in (model, loaded))
+            np.testing.assert_array_equal(saved, read)
 
     def test_predictions_survive(self, tmp_path: Path) -> None:
         options = {"parameterization": "mode", "initial_mean": [0.0, 0.2], "deterministic_action": "mean"}

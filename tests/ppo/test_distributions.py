@@ -10,7 +10,7 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 from torch import nn
 
 from sb3_carracing.ppo.distributions import UNIT_MARGIN, BetaDistribution
@@ -182,12 +182,12 @@ class TestLawsOfADensity:
 
             def log_prob(raw: Array, limit: float = max_concentration) -> Array:
                 alpha, beta = reference_parameters(raw, parameterization, limit)
-                density: Array = stats.beta.logpdf((actions - low) / (high - low), alpha, beta)
+                density: Array = np.asarray(stats.beta.logpdf((actions - low) / (high - low), alpha, beta))
                 return np.asarray((density - np.log(high - low)).sum(axis=1))
 
             def entropy(raw: Array, limit: float = max_concentration) -> Array:
                 alpha, beta = reference_parameters(raw, parameterization, limit)
-                each: Array = stats.beta.entropy(alpha, beta)
+                each: Array = np.asarray(stats.beta.entropy(alpha, beta))
                 return np.asarray((each + np.log(high - low)).sum(axis=1))
 
             params = th.as_tensor(raw).requires_grad_()

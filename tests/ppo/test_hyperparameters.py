@@ -86,9 +86,10 @@ class TestRefused:
         """`load` and rl-zoo3's resume set attributes past the constructor."""
         small().save(tmp_path / "agent")
         attribute = "_stats_window_size" if name == "stats_window_size" else name
+        wrong: dict[str, Any] = {attribute: "a"}
         for env in (None, Played(VECTOR, ACTION)):
             with pytest.raises(UserError, match=rf"^{name} must be .*, got 'a'"):
-                BetaPPO.load(tmp_path / "agent", env=env, **{attribute: "a"})
+                BetaPPO.load(tmp_path / "agent", env=env, **wrong)
         with pytest.raises(UserError, match="n_epochs must be a whole number of at least 1, got 0"):
             BetaPPO.load(tmp_path / "agent", n_epochs=0)
 

@@ -15,8 +15,8 @@ from sb3_carracing.ppo.distributions import BetaDistribution
 MARGINS = (0.02, 0.1, 0.25)
 # alpha - 1 and beta - 1: flat, one-sided, inside, beyond a bound, as certain as may be.
 EXCESSES = [(1e-9, 1e-9), (0.01, 3.0), (1.0, 1.0), (30.0, 2.0), (3.0, 500.0), (40.0, 960.0), (300.0, 9000.0), (5000.0, 4000.0)]
-SPACE = spaces.Box(np.float32([-2.0]), np.float32([6.0]))
-TWO = spaces.Box(np.float32([-1.0, 0.0]), np.float32([1.0, 5.0]))
+SPACE = spaces.Box(np.array([-2.0], np.float32), np.array([6.0], np.float32))
+TWO = spaces.Box(np.array([-1.0, 0.0], np.float32), np.array([1.0, 5.0], np.float32))
 
 
 def wide(excess_alpha: float, excess_beta: float, margin: float, space: spaces.Box = SPACE, n: int = 1) -> BetaDistribution:
@@ -66,7 +66,8 @@ class TestLaws:
             # Not rounded to float32, as the methods' results are.
             tails = dist._beyond_bounds()
             if name == "entropy":
-                return (dist.distribution.entropy() + (tails.integral(tails.log_density)).sum(0)).sum()
+                entropy: th.Tensor = (dist.distribution.entropy() + (tails.integral(tails.log_density)).sum(0)).sum()
+                return entropy
             return tails.log_mass[0 if name == "low" else 1].sum()
 
         for name in ("low", "high", "entropy"):
@@ -123,7 +124,8 @@ def test_extreme_outputs_are_finite(parameterization: Any, margin: float) -> Non
     outputs = [*(dist.log_prob(actions) for actions in (dist.sample().detach(), *bounds)), dist.entropy()]
     for output in [*outputs, dist.kl(dist)]:
         assert th.isfinite(output).all()
-    (gradient,) = th.autograd.grad(sum(output.sum() for output in outputs), raw)
+    total: Any = sum(output.sum() for output in outputs)
+    (gradient,) = th.autograd.grad(total, raw)
     assert th.isfinite(gradient).all()
 
 

@@ -234,7 +234,8 @@ class TestNetworks:
                 self._features_dim = features_dim
 
             def forward(self, observations: th.Tensor) -> th.Tensor:
-                return self.linear(super().forward(observations))
+                features: th.Tensor = self.linear(super().forward(observations))
+                return features
 
         policy = CnnPolicy(
             IMAGE, MATRIX_ACTION, schedule, features_extractor_class=Own, features_extractor_kwargs={"features_dim": 7}
@@ -306,12 +307,12 @@ class TestOptions:
 
     def test_a_policy_for_other_actions_that_release_0_1_0_saved_is_read(self) -> None:
         """Its file holds that release's defaults, and None for the options of gSDE."""
-        options = {"parameterization": "softplus", "initial_mean": None, "deterministic_action": "mode"}
-        of_gsde = dict.fromkeys(("squash_output", "full_std", "use_expln"))
+        options: dict[str, Any] = {"parameterization": "softplus", "initial_mean": None, "deterministic_action": "mode"}
+        of_gsde: dict[str, Any] = dict.fromkeys(("squash_output", "full_std", "use_expln"))
         policy_of(action_space=spaces.Discrete(3), use_sde=False, max_concentration=1e4, **options, **of_gsde)
 
     def test_every_option_of_the_distribution_reaches_it(self) -> None:
-        options = {
+        options: dict[str, Any] = {
             "parameterization": "mode",
             "initial_mean": [0.3, 1.0, 1000.1, -4.2, 0.0, 30.0],
             "deterministic_action": "mean",
@@ -392,7 +393,8 @@ class TestOptions:
                 self.policy = policy
 
             def forward(self, obs: th.Tensor) -> th.Tensor:
-                return self.policy._predict(obs, deterministic=True)
+                actions: th.Tensor = self.policy._predict(obs, deterministic=True)
+                return actions
 
         obs = th.tensor([[0.1, -0.4, 0.9]])
         exported = th.export.export(Acting(), (obs,)).module()

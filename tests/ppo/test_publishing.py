@@ -109,4 +109,5 @@ def test_publish_and_fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub:
     names: dict[str, Any] = {}
     exec(code_after("fetch"), names)
     obs = np.random.default_rng(0).uniform(-1, 1, (20, 3)).astype(np.float32)
-    np.testing.assert_array_equal(*(m.predict(obs, deterministic=True)[0] for m in (model, names["model"])))
+    published, fetched = (m.predict(obs, deterministic=True)[0] for m in (model, names["model"]))
+    np.testing.assert_array_equal(published, fetched)

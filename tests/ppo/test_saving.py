@@ -307,10 +307,10 @@ class TestSpaces:
             spaces.Box(np.array([-1, -np.inf, 3]), np.array([np.inf, 2, 4]), dtype=np.float64),
             spaces.Box(-1.5, 1.5, (), dtype=np.float16),
             spaces.Box(np.zeros((2, 2)), np.array([[1, 2], [3, 4]]), dtype=np.int16),
-            spaces.Box(0, 1, (2,), dtype=np.bool_),
+            spaces.Box(0, 1, (2,), dtype=np.bool_),  # type: ignore[arg-type]
             spaces.Discrete(3, start=-2),
             spaces.Discrete(3, dtype=np.int32),
-            spaces.MultiDiscrete([[3, 4], [5, 6]], start=[[1, 1], [0, 2]]),
+            spaces.MultiDiscrete([[3, 4], [5, 6]], start=[[1, 1], [0, 2]]),  # type: ignore[list-item]
             spaces.MultiBinary([2, 3]),
             spaces.Dict([("b", spaces.Dict({"c": spaces.Discrete(3)})), ("a", spaces.Tuple([spaces.MultiBinary(2)]))]),
         ],
@@ -928,7 +928,7 @@ class TestRunningMeans:
         small(venv, policy).learn(64).save(tmp_path / "agent.zip")
         venv.save(str(tmp_path / "vecnormalize.pkl"))
         write_statistics(tmp_path / "statistics.zip", venv)
-        raw = venv.venv.reset()
+        raw: Any = venv.venv.reset()
         for name in ("agent.zip", "vecnormalize.pkl", "statistics.zip"):
             plain = DummyVecEnv([lambda: AnySpaces(space, ACTION)])
             read = read_statistics(tmp_path / name, plain)
@@ -953,7 +953,7 @@ class TestRunningMeans:
         for name, words in (("a.pkl", "shape"), ("b.zip", "shape"), ("c.zip", "no running means")):
             with pytest.raises(UserError, match=words):
                 read_statistics(tmp_path / name, DummyVecEnv([lambda: AnySpaces(spaces.Box(-1.0, 1.0, (9,)), ACTION)]))
-        venv.obs_rms.mean[0] = np.nan  # type: ignore[union-attr]
+        venv.obs_rms.mean[0] = np.nan  # type: ignore[attr-defined]
         venv.save(str(tmp_path / "a.pkl"))
         with pytest.raises(UserError, match="NaN"):
             read_statistics(tmp_path / "a.pkl", DummyVecEnv([lambda: AnySpaces(VECTOR, ACTION)]))

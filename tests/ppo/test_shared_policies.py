@@ -131,4 +131,4 @@ def test_concentration_is_the_policys() -> None:
     logged = model.logger.name_to_value
     assert logged["train/concentration_mean"] == pytest.approx(float(concentration.mean()))
     assert logged["train/concentration_max"] == pytest.approx(float(concentration.max()))
-    assert not model.policy.action_net._forward_hooks  # type: ignore[union-attr]
+    assert not model.policy.action_net._forward_hooks

@@ -144,12 +144,13 @@ class TestBlog:
         network = BlogCNN(space).double()
         space.seed(0)
         grey = th.as_tensor(np.stack([space.sample(), np.zeros(size), np.full(size, 255)]).astype(np.uint8))
-        outcomes = []
+        outcomes: list[list[th.Tensor]] = []
         for obs in (grey.double() / 255.0, grey.contiguous(memory_format=layout)):
             network.zero_grad()
             features = network(obs)
             (features * th.linspace(-1, 1, features.numel(), dtype=th.float64).view_as(features)).sum().backward()
-            outcomes.append([features.detach(), *(parameter.grad.clone() for parameter in network.parameters())])
+            gradients: list[Any] = [parameter.grad for parameter in network.parameters()]
+            outcomes.append([features.detach(), *(gradient.clone() for gradient in gradients)])
         for floats, from_bytes in zip(*outcomes, strict=True):
             th.testing.assert_close(from_bytes, floats, rtol=1e-10, atol=1e-10)
 
@@ -281,7 +282,7 @@ class TestLayout:
     def test_in_an_algorithm(self, policy: str, dtype: Any) -> None:
         image = spaces.Box(0, 255 if dtype is np.uint8 else 1, (40, 44, 3), dtype)
         env = AnySpaces(spaces.Dict({"a": image}) if policy == "MultiInputPolicy" else image, ACTIONS)
-        options = {"n_steps": 4, "batch_size": 4, "n_epochs": 1, "device": "cpu"}
+        options: dict[str, Any] = {"n_steps": 4, "batch_size": 4, "n_epochs": 1, "device": "cpu"}
         if dtype is np.uint8:
             BetaPPO(policy, env, **options).learn(4)
         else:
@@ -337,7 +338,7 @@ def test_layout_is_asked_for(kind: type[ImageExtractor]) -> None:
 
 
 @pytest.mark.parametrize("options", [{"dilation": 2}, {"groups": 3}, {"padding": 1}])
-def test_convolution_is_torchs_but_where_it_knows_better(options: dict[str, int]) -> None:
+def test_convolution_is_torchs_but_where_it_knows_better(options: dict[str, Any]) -> None:
     ours, theirs = (kind(3, 6, 3, **options) for kind in (Convolution, nn.Conv2d))
     ours.load_state_dict(theirs.state_dict())
     for size in (3, 5):

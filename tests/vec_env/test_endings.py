@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import weakref
+from functools import partial
 from multiprocessing import util
 from pathlib import Path
 from typing import Any
@@ -406,7 +407,7 @@ def test_close_frees_the_shared_memory_while_the_object_is_kept() -> None:
     before = mapped_blocks()
     kept = []
     for how in ("close", "error"):
-        env = SharedMemoryVecEnv([*toys(2), lambda how=how: Toy(number=100 if how == "error" else 0)])
+        env = SharedMemoryVecEnv([*toys(2), partial(Toy, number=100 if how == "error" else 0)])
         env.reset()
         assert mapped_blocks() == before + 1
         if how == "error":

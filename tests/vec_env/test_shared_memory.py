@@ -6,7 +6,8 @@ import os
 import pickle
 import select
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -68,7 +69,7 @@ def test_plays_car_racing() -> None:
 
 def test_trains_an_agent_and_reports_episodes() -> None:
     env = make_vec_env(
-        lambda: Toy("float64"),  # type: ignore[arg-type, return-value]
+        lambda: Toy("float64"),
         4,
         vec_env_cls=SharedMemoryVecEnv,  # type: ignore[arg-type]
         vec_env_kwargs={"start_method": "fork", "n_workers": 2},
@@ -81,8 +82,9 @@ def test_trains_an_agent_and_reports_episodes() -> None:
 
 def test_arrays_are_the_callers_own() -> None:
     with opened(toys(3)) as env:
-        kept = [env.reset()]
+        kept: list[Any] = [env.reset()]
         copies = [kept[0].copy()]
+        observations: Any
         for _ in range(5):
             observations, rewards, dones, _ = env.step(np.zeros((3, 2)))
             kept += [observations, rewards, dones]
@@ -100,6 +102,7 @@ def test_terminal_observation_outlives_a_reset_that_reuses_its_array() -> None:
         assert dones.all()
         assert infos[0]["TimeLimit.truncated"] is True
         assert (infos[0]["terminal_observation"] == 3).all()
+        assert isinstance(observations, np.ndarray)
         assert (observations == 0).all()
 
 
@@ -137,7 +140,10 @@ def test_environments_draw_different_numbers_from_numpys_global_generator() -> N
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[tuple[SharedMemoryVecEnv, SubprocVecEnv]]:
-    env_fns = [lambda i=i: Rescaling(Toy("picture", i, "rgb_array")) for i in range(5)]
+    def rescaled(i: int) -> gym.Env[Any, Any]:
+        return Rescaling(Toy("picture", i, "rgb_array"))
+
+    env_fns: list[Callable[[], gym.Env[Any, Any]]] = [partial(rescaled, i) for i in range(5)]
     envs = (SharedMemoryVecEnv(env_fns, n_workers=2), SubprocVecEnv(env_fns, start_method="fork"))
     yield envs
     for env in envs:
@@ -180,7 +186,7 @@ def test_metadata_and_render_mode_are_those_of_environment_0() -> None:
             assert env.metadata == dummy.metadata == {"render_modes": ["rgb_array"], "render_fps": 1}
             assert env.render_mode == dummy.render_mode == render_mode
     with opened([lambda: gym.make("CarRacing-v3")]) as env:
-        assert env.metadata["render_fps"] == 50
+        assert env.metadata["render_fps"] == 50  # type: ignore[comparison-overlap]
 
 
 def test_warns_where_there_are_no_pictures() -> None:
@@ -213,9 +219,9 @@ def test_wrong_arguments_are_named() -> None:
             SharedMemoryVecEnv(toys(3), n_workers=wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"start_method must be one of .*'fork'.*, got 'thread'"):
         SharedMemoryVecEnv(toys(1), start_method="thread")
-    for wrong in (0.0, -1.0, float("nan"), "600"):
-        with pytest.raises(UserError, match=rf"step_timeout must be .* of at least 0.01, got {wrong!r}"):
-            SharedMemoryVecEnv(toys(1), step_timeout=wrong)  # type: ignore[arg-type]
+    for timeout in (0.0, -1.0, float("nan"), "600"):
+        with pytest.raises(UserError, match=rf"step_timeout must be .* of at least 0.01, got {timeout!r}"):
+            SharedMemoryVecEnv(toys(1), step_timeout=timeout)  # type: ignore[arg-type]
     with opened(toys(3)) as env:
         with pytest.raises(ValueError, match="one per environment, 3, got 2"):
             env.step(np.zeros((2, 2)))
@@ -251,12 +257,12 @@ def test_observations_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"Observations must be of a Box.* got Text"):
         SharedMemoryVecEnv([Texts])
     with pytest.raises(UserError, match="environment 1 has Dict"):
-        SharedMemoryVecEnv([lambda key=key: OneKey(key) for key in ("a", "b")])
+        SharedMemoryVecEnv([partial(OneKey, key) for key in ("a", "b")])
     one = Toy()
     with pytest.raises(WorkerError, match="the same one twice"):
         SharedMemoryVecEnv([lambda: one] * 2, n_workers=1)
     with pytest.raises(WorkerError, match="must return gymnasium environments, got 5"):
-        SharedMemoryVecEnv([lambda: 5])  # type: ignore[arg-type, return-value]
+        SharedMemoryVecEnv([lambda: 5])  # type: ignore[list-item, return-value]
     with opened([Misshapen]) as env, pytest.raises(WorkerError, match=r"shape \(1, 6, 5\) where its space has \(2, 6, 5\)"):
         env.reset()
 

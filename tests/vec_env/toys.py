@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ class Rescaling(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def toys(n_envs: int, space: str = "picture", render_mode: str | None = None) -> list[Callable[[], gym.Env[Any, Any]]]:
-    return [lambda i=i: Toy(space, i, render_mode) for i in range(n_envs)]
+    return [partial(Toy, space, i, render_mode) for i in range(n_envs)]
 
 
 @contextmanager

@@ -43,7 +43,7 @@ def loaded(trained: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def spy(path: str, venv: Any, trust: bool) -> VecNormalize:
         normalize = read_statistics(path, venv, trust)
-        counts.append(round(normalize.obs_rms.count))
+        counts.append(round(normalize.obs_rms.count))  # type: ignore[attr-defined]
         return normalize
 
     monkeypatch.setattr(safe_files, "read_statistics", spy)
@@ -52,7 +52,7 @@ def loaded(trained: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def seen(file: Path) -> int:
-    return round(read_statistics(file, make_vec_env(ENV)).obs_rms.count)  # type: ignore[union-attr]
+    return round(read_statistics(file, make_vec_env(ENV)).obs_rms.count)  # type: ignore[attr-defined, no-any-return]
 
 
 @pytest.mark.parametrize("folder", ["validated", "evaluated"])

@@ -56,7 +56,7 @@ def test_a_lock_is_waited_for_and_no_trial_is_lost(capsys: pytest.CaptureFixture
             trial.report(1.0, 1)
         lock = locked(0.6)
         lock.__enter__()  # held while the trial ends
-        return trial.number
+        return float(trial.number)
 
     Worker(study, storage, objective, n_trials=2).run()
     assert [(trial.state, trial.value) for trial in study.trials] == [(TrialState.COMPLETE, 0.0), (TrialState.COMPLETE, 1.0)]
@@ -97,7 +97,7 @@ def test_what_is_no_absence_is_raised_at_once() -> None:
     start = time.monotonic()
     study = optuna.create_study(storage=storage)
     with pytest.raises(Exception, match="commit") as raised:
-        storage.record_heartbeat(study.ask()._trial_id)  # type: ignore[attr-defined]
+        storage.record_heartbeat(study.ask()._trial_id)
     assert not isinstance(raised.value, UserError)
     assert time.monotonic() - start < 10
 

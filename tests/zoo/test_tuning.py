@@ -63,7 +63,7 @@ def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def poisoned_env() -> Iterator[type[Poisoned]]:
     """Register an environment that counts how often it is made."""
     Poisoned.n_made, Poisoned.poisoned, Poisoned.error = 0, (), None
-    gym.register("Poisoned-v0", entry_point=lambda: Poisoned(gym.make("Pendulum-v1")))
+    gym.register("Poisoned-v0", entry_point=lambda: Poisoned(gym.make("Pendulum-v1")))  # type: ignore[arg-type]
     yield Poisoned
     del gym.registry["Poisoned-v0"]
 
@@ -333,7 +333,12 @@ def test_two_workers_do_not_exceed_the_budget() -> None:
     storage = open_storage(None)
     kept = optuna.create_study(storage=storage)
     ran = []
-    worker = Worker(kept, storage, lambda trial: ran.append(trial.number) or 0.0, 0, max_total_trials=2)
+
+    def objective(trial: Any) -> float:
+        ran.append(trial.number)
+        return 0.0
+
+    worker = Worker(kept, storage, objective, 0, max_total_trials=2)
     other = kept.ask()
     kept.optimize(lambda _: 0.0, n_trials=1)
     worker._run_trial()

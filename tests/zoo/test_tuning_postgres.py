@@ -224,7 +224,7 @@ def test_a_restart_of_the_server_is_waited_for(server: Server, mode: str, capsys
             time.sleep(0.1)
         if trial.number == 0:
             restarting.join()
-        return trial.suggest_float("x", 0.0, 1.0)
+        return float(trial.suggest_float("x", 0.0, 1.0))
 
     Worker(study, storage, objective, n_trials=2).run()
     first, second = study.trials

@@ -118,7 +118,7 @@ def test_plots_compare_with_ppo(trained: tuple[Path, str]) -> None:
     zoo("all_plots", *command, cwd=folder)
     refusal = zoo("plot_from_file", "-i", "curves.pkl", "-o", "figure.png", cwd=folder, status=2)
     assert "needs two runs of each algorithm" in refusal
-    last = {"ppo": [], "beta_ppo": []}
+    last: dict[str, list[float]] = {"ppo": [], "beta_ppo": []}
     for algo in last:
         zoo("train", "--algo", algo, "--env", CAR, "--seed", "4", *small, cwd=folder)
         for run in (folder / "logs" / algo).glob(f"{CAR}_*"):
@@ -182,7 +182,9 @@ def test_unmodified_rl_zoo3_knows_beta_ppo_by_the_hook(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_packaged_agent_plays_from_any_folder(tmp_path: Path) -> None:
     printed = zoo("enjoy", "--env", CAR, "--no-render", "-n", "250", cwd=tmp_path)
-    assert float(re.search(r"Mean reward: ([-\d.]+)", printed)[1]) > 10, "rewards are scaled by 0.02"
+    reward = re.search(r"Mean reward: ([-\d.]+)", printed)
+    assert reward is not None
+    assert float(reward[1]) > 10, "rewards are scaled by 0.02"
     zoo("record_video", "--env", CAR, "-n", "5", cwd=tmp_path)
     assert list((tmp_path / "videos").glob("*.mp4"))
     zoo("evaluate", f"rl-trained-agents/beta_ppo/{CAR}_1", "-n", "1", cwd=tmp_path)

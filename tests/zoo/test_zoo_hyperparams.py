@@ -75,7 +75,7 @@ def test_without_a_file_the_tuned_values_are_read() -> None:
 
 
 def test_baselines_start_at_the_initial_mean(tmp_path: Path) -> None:
-    env = make_vec_env("CarRacingBlog-v3", n_envs=1, seed=0)
+    env: Any = make_vec_env("CarRacingBlog-v3", n_envs=1, seed=0)
     for algorithm, policy in ((PPO, GaussianCnnPolicy), (RecurrentPPO, RecurrentGaussianCnnPolicy)):
         model = algorithm(policy, env, n_steps=8, batch_size=8, n_epochs=1, policy_kwargs=NETWORK, seed=0)
         actions = np.concatenate([model.predict(env.reset(), deterministic=True)[0] for _ in range(4)])
@@ -85,8 +85,8 @@ def test_baselines_start_at_the_initial_mean(tmp_path: Path) -> None:
         loaded = algorithm.load(tmp_path / "agent.zip")
         trained, stored = (m.policy.state_dict() for m in (model, loaded))
         assert all(th.equal(trained[key], stored[key]) for key in trained)
-        model.policy.save(tmp_path / "policy.pt")
-        alone = policy.load(tmp_path / "policy.pt")
+        model.policy.save(str(tmp_path / "policy.pt"))
+        alone = policy.load(str(tmp_path / "policy.pt"))
         assert all(th.equal(trained[key], value) for key, value in alone.state_dict().items())
 
 

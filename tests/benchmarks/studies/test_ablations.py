@@ -75,6 +75,7 @@ def test_every_run_of_the_plan_can_be_made(name: str, tmp_path: Path, monkeypatc
     model, _ = experiment.setup_experiment()
     factory = evaluation_env(read_run(experiment.save_path))
     env = factory()
+    assert env.observation_space.shape is not None
     # The learner sees images with channels first.
     assert sorted(env.observation_space.shape) == sorted(model.observation_space.shape)
     assert env.action_space == model.action_space
@@ -122,7 +123,7 @@ def store(
 ) -> None:
     """Store a run."""
     laps = laps or [True] * len(scores)
-    new = {
+    new: dict[str, Any] = {
         tables.RUNS: [{"config": name, "seed": seed, "frames": frames}],
         tables.EPISODES: [
             {"actions": actions, "track": track, "score": score, "lap": lap}

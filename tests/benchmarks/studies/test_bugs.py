@@ -52,6 +52,7 @@ def rollout_of(model_class: type[BetaPPO], wrap: Any = None, end: str = "truncat
 
 def collected(model: BetaPPO) -> dict[str, Any]:
     _, callback = model._setup_learn(100, reset_num_timesteps=model._last_obs is None)
+    assert model.env is not None
     model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
     names = ("observations", "rewards", "values", "advantages", "returns", "episode_starts", "log_probs", "actions")
     return {name: np.array(getattr(model.rollout_buffer, name)) for name in names}
@@ -162,7 +163,7 @@ def test_the_published_storage_has_both_mistakes() -> None:
 
 def test_a_buffer_may_be_named_by_its_path(tmp_path: Path) -> None:
     venv = make_vec_env(Counter, n_envs=1, seed=0)
-    by_path = {"rollout_buffer_class": "benchmarks.studies.ablations.bugs.ForgetsDones"}
+    by_path: dict[str, Any] = {"rollout_buffer_class": "benchmarks.studies.ablations.bugs.ForgetsDones"}
     model = bugs.PlainPPO("MlpPolicy", venv, n_steps=12, batch_size=4, device="cpu", **by_path)
     assert type(model.rollout_buffer) is bugs.ForgetsDones
     model.save(tmp_path / "agent.zip")

@@ -1,6 +1,7 @@
 """The hyperparameters of the peers are what the page says, and the page says what is stored."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ def test_the_stored_runs_had_these_values() -> None:
 
 def store(results: Path, name: str, seed: int, scores: list[float], laps: list[bool], curve: list[float]) -> None:
     """Store a run."""
-    new = {
+    new: dict[str, Any] = {
         tables.RUNS: [{"config": name, "seed": seed}],
         tables.EPISODES: [
             {"actions": "mean", "track": track, "score": score, "lap": lap}

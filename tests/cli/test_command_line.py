@@ -45,7 +45,7 @@ def test_train_then_resume_goes_on_where_it_was(tmp_path: Path) -> None:
     pendulum("-n", "640", "--save-freq", "320", cwd=tmp_path)
     run = tmp_path / "logs/beta_ppo/Pendulum-v1_1"
     config = yaml.unsafe_load((run / "Pendulum-v1/config.yml").read_text())
-    assert dict(config)["gamma"] == 0.9, "the packaged hyperparameters were not read"
+    assert dict(config)["gamma"] == 0.95, "the packaged hyperparameters were not read"
 
     checkpoint = run / "rl_model_320_steps.zip"
     decaying = ["-n", "640", "-params", "learning_rate:'lin_0.001'", "n_steps:32", "n_envs:2", "batch_size:32"]

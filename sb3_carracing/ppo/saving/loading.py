@@ -260,8 +260,8 @@ def _set_up(file: str, model: Any, agent: _Agent, of_caller: dict[str, Any]) -> 
     try:
         model._setup_model()
     except UNREADABLE as error:
-        # SB3 asserts what a caller's arguments must be.
-        if isinstance(error, AssertionError) and of_caller:
+        # What the caller passed is not the fault of the file.
+        if isinstance(error, AssertionError | UserError) and of_caller:
             raise
         raise UserError(f"{file} is not an agent that can be set up: {problem(error)}") from error
     model.policy_kwargs = given

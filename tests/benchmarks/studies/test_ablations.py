@@ -73,7 +73,7 @@ def test_every_run_of_the_plan_can_be_made(name: str, tmp_path: Path, monkeypatc
         args, config.algo, config.env_id, str(tmp_path), config=str(conf), seed=1, device="cpu", eval_freq=-1, verbose=0
     )
     model, _ = experiment.setup_experiment()
-    factory = evaluation_env(read_run(experiment.save_path))
+    factory = evaluation_env(read_run(experiment.save_path, trust=True))
     env = factory()
     assert env.observation_space.shape is not None
     # The learner sees images with channels first.

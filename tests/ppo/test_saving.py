@@ -481,7 +481,10 @@ class TestClasses:
         with pytest.raises(UserError, match=r"evil\.Policy"):
             load(path)
         assert not (tmp_path / "ran").exists()
-        with pytest.warns(UserWarning, match="evil.Policy is imported"), pytest.raises(UserError, match="not part of an agent"):
+        with (
+            pytest.warns(UserWarning, match="evil.Policy is imported"),
+            pytest.raises(UserError, match="not part of an agent"),
+        ):
             load(path, trust=True)
         assert (tmp_path / "ran").exists()
 

@@ -53,8 +53,13 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_OPTIONS)
 test: $(TEST)
 	$(PYTEST)
 
+# The laws of the learner and the rules of the environment: no training, no process, no stock episode.
+QUICK := $(addprefix tests/ppo/test_,losses.py distributions.py policies.py hyperparameters.py buffers.py) \
+	$(addprefix tests/envs/test_,training_rules.py wrappers.py) \
+	$(addprefix tests/test_,imports.py pipelines.py runs.py files.py logs.py)
+
 test-quick: $(TEST)
-	$(PYTEST) -m "not slow and not process"
+	$(PYTEST) $(QUICK)
 
 test-slow: $(TEST)
 	$(PYTEST) -m slow

@@ -93,6 +93,7 @@ def shrink_rollouts(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(algorithm, "__init__", short)
 
 
+@pytest.mark.slow
 def test_hook_makes_the_unmodified_train_script_know_beta_ppo(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "rl_zoo3.train", "--algo", "beta_ppo", "--env", "Pendulum-v1", "-n", "64"]
     command += ["-conf", str(EXAMPLES.parent / "hyperparams/beta_ppo.yml"), "--eval-freq", "-1", "-f", str(tmp_path)]

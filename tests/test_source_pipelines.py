@@ -241,10 +241,12 @@ def test_iurin_over_whole_episodes(
     assert play_iurin(driver, seed, prepare) in ((ending,) if ending else ENDINGS)
 
 
+@pytest.mark.slow
 def test_blog_on_real_observations() -> None:
     assert play_blog("braking", 4) == "no progress"
 
 
+@pytest.mark.slow
 def test_iurin_on_real_observations() -> None:
     assert play_iurin("outward", 4) == "crash"
 

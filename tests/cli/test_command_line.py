@@ -32,6 +32,7 @@ def pendulum(*arguments: str, cwd: Path, check: bool = True) -> subprocess.Compl
     )
 
 
+@pytest.mark.slow
 def test_a_task_that_is_no_car_racing_is_trained_and_plotted(tmp_path: Path) -> None:
     short = ["--eval-freq", "-1", "-n", "256", "-params", "n_steps:128", "n_envs:1", "batch_size:128"]
     done = run_command("train_and_report", "--", "--env", "Pendulum-v1", *short, cwd=tmp_path)
@@ -91,6 +92,7 @@ def test_a_resume_goes_on_with_the_running_means_of_its_agent(tmp_path: Path) ->
         assert seen(run.with_name(f"Pendulum-v1_{number}") / "Pendulum-v1/vecnormalize.pkl") == 256
 
 
+@pytest.mark.slow
 def test_the_best_agent_is_the_validations(tmp_path: Path) -> None:
     """rl-zoo3's own evaluation, on by default, measures a shaped reward and must not replace the agent."""
     from sb3_carracing import BetaPPO
@@ -142,6 +144,7 @@ def test_the_best_agent_is_the_validations(tmp_path: Path) -> None:
         (["evaluate", "logs/none"], "logs"),
     ],
 )
+@pytest.mark.slow
 def test_bad_input_is_one_clear_sentence(tmp_path: Path, arguments: list[str], message: str) -> None:
     result = run_command(*arguments, cwd=tmp_path, check=False)
     assert result.returncode == 2
@@ -150,6 +153,7 @@ def test_bad_input_is_one_clear_sentence(tmp_path: Path, arguments: list[str], m
 
 
 @pytest.mark.parametrize("command", [["train"], ["train_and_report", "--"]], ids=lambda words: words[0])
+@pytest.mark.slow
 def test_interrupt_saves_the_agent_and_a_second_start_gets_its_own_folder(tmp_path: Path, command: list[str]) -> None:
     command = [sys.executable, "-m", "sb3_carracing", *command, "--env", "Pendulum-v1", "--eval-freq", "-1", "-n", "10000000"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

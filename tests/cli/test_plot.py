@@ -44,6 +44,7 @@ def run(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_each_alone_and_all_together(run: Path) -> None:
     main(["plot", str(run)])
     files = sorted(file.stem for file in (run / "plots").iterdir())

@@ -96,6 +96,7 @@ def test_samples_follow_the_law() -> None:
     assert float(-dist.log_prob(actions).mean()) == pytest.approx(float(dist.entropy()[0]), abs=0.02)
 
 
+@pytest.mark.slow
 def test_score_has_mean_zero() -> None:
     """E[grad log p] = 0, which an action before clipping would also have, but with a larger variance."""
     th.manual_seed(2)
@@ -105,6 +106,7 @@ def test_score_has_mean_zero() -> None:
     assert float(score.abs().max()) < 0.01
 
 
+@pytest.mark.slow
 def test_kl_is_the_mean_of_the_log_ratio() -> None:
     th.manual_seed(3)
     p, q = wide(0.4, 1.5, 0.2, TWO, 200_000), wide(1.0, 0.7, 0.2, TWO, 200_000)

@@ -118,6 +118,7 @@ def test_a_run_without_the_agent_does_not_hide_the_one_before(
         chosen("--load-checkpoint", "5")
 
 
+@pytest.mark.slow
 def test_a_run_that_failed_after_its_first_step_does_not_hide_the_one_before(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,6 +133,7 @@ def test_a_run_that_failed_after_its_first_step_does_not_hide_the_one_before(
     assert row.split("|")[5:8] == ["256", "200", "1"]
 
 
+@pytest.mark.slow
 def test_benchmark_states_only_what_is_so(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     model = BetaPPO.load(trained / f"validated/beta_ppo/{ENV}_1/{ENV}.zip")

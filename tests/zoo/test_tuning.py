@@ -78,6 +78,7 @@ def study(storage: str, name: str = "beta_ppo_Pendulum-v1") -> optuna.Study:
     return studies.load_study(storage, name)
 
 
+@pytest.mark.slow
 def test_a_study_repeats_also_when_it_is_interrupted() -> None:
     tune("--n-trials", "3", "--n-startup-trials", "1", "--storage", "sqlite:///whole.db")
     tune("--n-trials", "2", "--n-startup-trials", "1", "--storage", "journal.log")
@@ -97,6 +98,7 @@ def test_a_study_repeats_also_when_it_is_interrupted() -> None:
 
 
 @pytest.mark.parametrize(("sampler", "pruner"), [("gp", "hyperband"), ("random", "none")])
+@pytest.mark.slow
 def test_samplers_and_pruners(sampler: str, pruner: str) -> None:
     tune("--n-trials", "3", "--n-startup-trials", "2", "--sampler", sampler, "--pruner", pruner, "--storage", "sqlite:///s.db")
     trials = study("sqlite:///s.db").trials
@@ -123,6 +125,7 @@ def test_the_pruner_ends_a_trial_before_its_last_report() -> None:
 
 
 @pytest.mark.parametrize("algo", ["beta_ppo", "ppo"])
+@pytest.mark.slow
 def test_nan_prunes_its_trial_with_the_reason_and_no_other(poisoned_env: type[Poisoned], algo: str) -> None:
     # Made: two by the set-up, then in each trial one to train in and one to evaluate in.
     poisoned_env.poisoned = (5,)
@@ -164,6 +167,7 @@ def test_the_value_is_the_raw_score_whatever_scales_the_reward(monkeypatch: pyte
     assert float(row.split(",")[1]) == pytest.approx(trial.value)
 
 
+@pytest.mark.slow
 def test_best_prints_yaml_that_trains_the_same_and_trains_it(capsys: pytest.CaptureFixture[str]) -> None:
     storage = ["--storage", "sqlite:///s.db"]
     tune("--n-trials", "2", *storage)
@@ -203,6 +207,7 @@ def test_a_trial_is_trained_as_it_was() -> None:
         commands.train(["--algo", "ppo", *train])
 
 
+@pytest.mark.slow
 def test_best_overwrites_no_file() -> None:
     storage = ["--storage", "sqlite:///s.db"]
     tune("--n-trials", "1", *storage)
@@ -212,6 +217,7 @@ def test_best_overwrites_no_file() -> None:
     assert names == {"beta_ppo_Pendulum-v1_best.yml", "beta_ppo_Pendulum-v1_best_2.yml"}
 
 
+@pytest.mark.slow
 def test_ppo_is_tuned_with_rl_zoo3s_space_and_its_best_is_yaml(capsys: pytest.CaptureFixture[str]) -> None:
     Path("ppo.yml").write_text("Pendulum-v1: {policy: MlpPolicy, n_timesteps: 512}")
     command = ["--algo", "ppo", "--storage", "sqlite:///s.db"]
@@ -243,6 +249,7 @@ def test_rollouts_hold_a_batch_and_leave_updates_between_reports(
     assert 64 <= 2**low * n_envs <= 2**high * n_envs <= max_rollout
 
 
+@pytest.mark.slow
 def test_rl_zoo3s_own_test_command_runs(capsys: pytest.CaptureFixture[str]) -> None:
     """50 steps between two reports, where the smallest rollout has 64: `train -optimize` only warns."""
     command = ["-n", "100", "--algo", "beta_ppo", "--env", "Pendulum-v1", "-params", "policy_kwargs:dict(net_arch=[32])"]

@@ -199,6 +199,7 @@ def test_the_packaged_agent_plays_from_any_folder(tmp_path: Path) -> None:
         (["train", "--env", CAR, "--track"], "pip install wandb"),
     ],
 )
+@pytest.mark.slow
 def test_what_cannot_work_is_told_in_a_sentence(tmp_path: Path, arguments: list[str], message: str) -> None:
     assert re.search(message, zoo(*arguments, cwd=tmp_path, status=2))
 

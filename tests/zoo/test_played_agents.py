@@ -17,6 +17,7 @@ from sb3_carracing.zoo import safe_files
 from sb3_carracing.zoo.played_agents import AskedAgent, options_for
 
 ENV = "Pendulum-v1"
+OLD_CONFIG = "beta_ppo/CarRacingFast-v3_1/CarRacingFast-v3/config.yml"
 VALIDATION = {"sb3_carracing.callbacks.ValidationCallback": {"every_frames": 64, "n_episodes": 1}}
 
 
@@ -152,21 +153,30 @@ def test_benchmark_states_only_what_is_so(trained: Path, tmp_path: Path, monkeyp
     assert "rl_zoo3" not in text
 
 
-def test_a_retired_training_rule_is_ignored_where_the_packaged_agent_is_played(tmp_path: Path) -> None:
-    """Its config.yml has `retry_rate`."""
-    options = ["--env", "CarRacingFast-v3", "-f", str(data_dir("rl-trained-agents"))]
+@pytest.fixture
+def old_agent(tmp_path: Path) -> Path:
+    """The packaged agents with a config.yml of 0.1.0, which names `retry_rate`; their folder."""
+    folder = tmp_path / "agents"
+    shutil.copytree(data_dir("rl-trained-agents"), folder)
+    file = folder / OLD_CONFIG
+    config = yaml.safe_load(file.read_text())
+    config["env_kwargs"]["retry_rate"] = 0.5
+    file.write_text(yaml.safe_dump(config, sort_keys=False))
+    return folder
+
+
+def test_a_retired_training_rule_is_ignored_where_an_agent_is_played(old_agent: Path) -> None:
+    options = ["--env", "CarRacingFast-v3", "-f", str(old_agent)]
     with pytest.warns(UserWarning, match="ignoring retry_rate, which is no longer a training rule"):
         main(["enjoy", *options, "--no-render", "-n", "2"])
 
 
 def test_a_retired_training_rule_is_refused_in_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    old_agent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    agent = data_dir("rl-trained-agents") / "beta_ppo/CarRacingFast-v3_1/CarRacingFast-v3"
-    config = dict(yaml.unsafe_load((agent / "config.yml").read_text()))
-    Path("c.yml").write_text(yaml.safe_dump({"CarRacingFast-v3": config}))
+    Path("c.yml").write_text(yaml.safe_dump({"CarRacingFast-v3": yaml.safe_load((old_agent / OLD_CONFIG).read_text())}))
     with pytest.raises(SystemExit, match="2"):
-        main(["train", "--env", "CarRacingFast-v3", "-conf", "c.yml", "-f", "logs"])
+        main(["train", "--env", "CarRacingFast-v3", "-conf", "c.yml", "-f", "logs", "-n", "1"])
     assert "retry_rate is no longer a training rule" in capsys.readouterr().err
     assert not Path("logs").exists()

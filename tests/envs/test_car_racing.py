@@ -328,7 +328,7 @@ def test_a_closed_env_may_be_reset(renderer: str, cheap_observations: None) -> N
     env.close()
     env.close()
     assert env.render() is None  # type: ignore[no-untyped-call]
-    with pytest.raises(gym.error.ResetNeeded, match="closed"):
+    with pytest.raises(gym.error.ResetNeeded, match="after close"):
         env.step(GAS)
     assert np.array_equal(env.reset(seed=1)[0], other.reset(seed=1)[0])
     for _ in range(30):

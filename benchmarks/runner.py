@@ -176,7 +176,7 @@ def train(study: Study, config: Config, seed: int, folder: Path, use: Options) -
     command = train_command(study, config, seed, folder, use.device, use.threads)
     if (checkpoint := last_checkpoint(starts)) is not None:
         print(f"{run_id(config, seed)}: resuming from {checkpoint.name}", file=sys.stderr)
-        command += ["-i", str(checkpoint)]
+        command += ["-i", str(checkpoint), "--trust"]  # its own run, whose wrappers may be those of benchmarks/
     (folder / "device").write_text(th.cuda.get_device_name() if use.device.startswith("cuda") else use.device)
     environment = {**os.environ, **_FASTER, "OMP_NUM_THREADS": str(use.threads), "PYTHONPATH": str(ROOT)}
     with (folder / "training.log").open("a") as log:

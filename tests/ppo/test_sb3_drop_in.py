@@ -19,6 +19,9 @@ EXPECTED_FAILURES = {
     # Our class has another name: in the warning of a small network on a GPU, and as TensorBoard's folder.
     "test_run.test_ppo_warnings": "BetaPPO on the GPU",
     "test_tensorboard.test_tensorboard[ppo]": "isdir",
+    # Our files have no pickled entry `data`, and a function comes back as a schedule object.
+    "test_save_load.test_load_invalid_object": "There is no item named 'data'",
+    "test_save_load.test_save_load_backward_compatible": "'ConstantSchedule' object has no attribute '__name__'",
 }
 # It plays Atari games, which nothing of ours needs.
 NOT_COLLECTED = ("test_utils.py",)

@@ -126,6 +126,8 @@ def read_file(path: str | Path | io.BufferedIOBase) -> tuple[bytes, str]:
     file = open_path(path, "r", suffix="zip")
     try:
         name = str(getattr(file, "name", "the stream"))
+        if file.seekable():
+            file.seek(0)  # a stream that an agent was just written to stands at its end
         content = file.read(MAX_FILE + 1)
     finally:
         if isinstance(path, str | Path):

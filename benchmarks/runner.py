@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch as th
-from stable_baselines3.common.save_util import load_from_zip_file
 
 from benchmarks import options, tables
 from benchmarks.provenance import ROOT, described
@@ -26,6 +25,7 @@ from sb3_carracing.agents import ALGORITHMS, load_agent
 from sb3_carracing.errors import UserError
 from sb3_carracing.evaluation import TEST_SEED, check_actions, evaluate
 from sb3_carracing.pipelines import PipelineEnv, Renderer, pipeline_env
+from sb3_carracing.ppo.saving.loading import saved_attributes
 from sb3_carracing.runs import Run, read_run, steps_in_name
 
 LOGS = ROOT / "logs"
@@ -147,10 +147,9 @@ def last_checkpoint(starts: Sequence[Path]) -> Path | None:
 def saved_data(agent: Path) -> dict[str, Any]:
     """Return the attributes that an agent was saved with; none if the file is missing or torn."""
     try:
-        data, _, _ = load_from_zip_file(agent)
+        return saved_attributes(agent)
     except (FileNotFoundError, ValueError):
         return {}
-    return data or {}
 
 
 def is_trained(agent: Path, steps: int) -> bool:

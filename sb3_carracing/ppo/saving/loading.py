@@ -322,9 +322,17 @@ def read_parameters(path: str | Path | io.BufferedIOBase, device: th.device | st
     return states
 
 
+def saved_attributes(path: str | Path) -> dict[str, Any]:
+    """Return the attributes that an agent of any algorithm was saved with, as the JSON in its file has them."""
+    archive = Archive(*read_file(path))
+    if not is_own_format(archive):
+        data: dict[str, Any] = archive.read_json("data")
+        return data
+    document = _read_document(archive)
+    return {**document["state"], **document["extra"]}
+
+
 def trained_steps(path: str | Path) -> int | None:
     """Return the number of steps that an agent of any algorithm was trained for, None if its file does not say it."""
-    archive = Archive(*read_file(path))
-    settings = _read_document(archive)["state"] if is_own_format(archive) else archive.read_json("data")
-    steps = settings.get("num_timesteps")
+    steps = saved_attributes(path).get("num_timesteps")
     return steps if isinstance(steps, int) else None

@@ -121,7 +121,7 @@ def test_nothing_is_imported_in_a_circle() -> None:
         visit(module, ())
 
 
-LONGEST_MODULE = 420  # lines
+LONGEST_MODULE = 400  # lines
 LONG_MODULES = {
     "ppo/beta_ppo.py": "the whole algorithm, read from top to bottom",
 }

@@ -1,5 +1,6 @@
 """Small environments, models and run folders that several tests use."""
 
+import csv
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -64,3 +65,32 @@ def write_run(logs: Path, config: dict[str, Any], algo: str = "beta_ppo", env: s
     (parameters / "config.yml").write_text(yaml.dump(OrderedDict(sorted(config.items()))))
     (parameters / "args.yml").write_text(yaml.dump(OrderedDict(sorted(args.items()))))
     return run
+
+
+PROGRESS = """\
+time/frames,time/total_timesteps,rollout/score,train/policy_gradient_loss,train/value_loss,train/entropy_loss,train/approx_kl
+100,25,1.0,,,,
+200,50,2.0,-0.01,3.5,1.5,0.01
+,60,,,,,
+300,75,3.0,-0.02,2.5,2.5,0.02
+"""
+
+
+EVALUATIONS = "frames,steps,seconds,mean,std\n100,25,1.0,5.0,1.0\n300,75,2.0,50.0,10.0\n"
+
+
+def write_monitor(run: Path, number: int, scores: list[float], t_start: float = 0.0) -> None:
+    with (run / f"{number}.monitor.csv").open("w") as stream:
+        stream.write(f'#{{"t_start": {t_start}, "env_id": "None"}}\nr,l,t,score,frames\n')
+        csv.writer(stream).writerows([score / 10, 5, i, score, 20] for i, score in enumerate(scores))
+
+
+def write_logged_run(tmp_path: Path) -> Path:
+    """Write the log files of a short training and return its folder."""
+    folder = tmp_path / "beta_ppo" / "CarRacing_1"
+    folder.mkdir(parents=True)
+    (folder / "progress.csv").write_text(PROGRESS)
+    (folder / "evaluations.csv").write_text(EVALUATIONS)
+    write_monitor(folder, 0, [1.0, 3.0])
+    write_monitor(folder, 1, [2.0, 4.0], t_start=0.5)
+    return folder

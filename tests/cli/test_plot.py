@@ -1,6 +1,5 @@
 """`plot`: PNG files, and one line for bad input."""
 
-import csv
 import subprocess
 import sys
 from pathlib import Path
@@ -8,40 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from stand_ins import EVALUATIONS, PROGRESS, write_logged_run
 
 from sb3_carracing.cli import main
 from sb3_carracing.plotting import PANELS, plot_runs
 
-PROGRESS = """\
-time/frames,time/total_timesteps,rollout/score,train/policy_gradient_loss,train/value_loss,train/entropy_loss,train/approx_kl
-100,25,1.0,,,,
-200,50,2.0,-0.01,3.5,1.5,0.01
-,60,,,,,
-300,75,3.0,-0.02,2.5,2.5,0.02
-"""
-
-
-EVALUATIONS = "frames,steps,seconds,mean,std\n100,25,1.0,5.0,1.0\n300,75,2.0,50.0,10.0\n"
-
-
 MONITOR = '#{"t_start": 0.0, "env_id": "None"}\nr,l,t,score,frames\n1.0,5,1.0,10.0,20\n'
-
-
-def write_monitor(run: Path, number: int, scores: list[float], t_start: float = 0.0) -> None:
-    with (run / f"{number}.monitor.csv").open("w") as stream:
-        stream.write(f'#{{"t_start": {t_start}, "env_id": "None"}}\nr,l,t,score,frames\n')
-        csv.writer(stream).writerows([score / 10, 5, i, score, 20] for i, score in enumerate(scores))
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    folder = tmp_path / "beta_ppo" / "CarRacing_1"
-    folder.mkdir(parents=True)
-    (folder / "progress.csv").write_text(PROGRESS)
-    (folder / "evaluations.csv").write_text(EVALUATIONS)
-    write_monitor(folder, 0, [1.0, 3.0])
-    write_monitor(folder, 1, [2.0, 4.0], t_start=0.5)
-    return folder
+    return write_logged_run(tmp_path)
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ and in sb3-contrib's `TRPO`.
 
 import copy
 import inspect
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 import torch as th
@@ -20,11 +20,13 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.common.utils import get_device
 from torch import nn
 
 from sb3_carracing.checks import one_of
 from sb3_carracing.errors import UserError
 from sb3_carracing.ppo.distributions import BetaDistribution, DeterministicAction
+from sb3_carracing.ppo.saving.policy_files import read_policy, write_policy
 from sb3_carracing.ppo.torch_layers import ImageExtractor, NamedCombinedExtractor, check_layout, resolve_extractor
 
 Autocast: TypeAlias = Literal["bfloat16"]
@@ -140,6 +142,16 @@ class NamedPartsPolicy(ActorCriticPolicy, _FeatureExtraction):  # type: ignore[m
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), **self._constructor_arguments}
+
+    def save(self, path: str) -> None:
+        """Save the policy by itself, without pickle."""
+        arguments = self._get_constructor_parameters()
+        write_policy(path, self, {name: value for name, value in arguments.items() if name != "lr_schedule"})
+
+    @classmethod
+    def load(cls, path: str, device: th.device | str = "auto", trust: bool = False) -> Self:
+        """Load a policy that `save` wrote; a file of SB3's needs `trust`, because that runs code from the file."""
+        return read_policy(cls, path, get_device(device), trust, super().load)
 
     def _build(self, lr_schedule: Schedule) -> None:
         """Build as SB3 does, then restore the weights of extractors with their own initialization."""

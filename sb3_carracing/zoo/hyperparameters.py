@@ -133,13 +133,14 @@ def check(algo: str, hyperparams: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_noise(hyperparams: dict[str, Any]) -> None:
-    noise = hyperparams.get("noise_type")
-    if noise is None and "noise_std" in hyperparams:
-        raise UserError(f"noise_std {hyperparams['noise_std']!r} has no effect without noise_type")
-    known = ("normal", "ornstein-uhlenbeck")
-    if noise is not None and not (isinstance(noise, str) and any(kind in noise for kind in known)):
+    if "noise_type" not in hyperparams:
+        if "noise_std" in hyperparams:
+            raise UserError(f"noise_std {hyperparams['noise_std']!r} has no effect without noise_type")
+        return
+    noise, known = hyperparams["noise_type"], ("normal", "ornstein-uhlenbeck")
+    if not (isinstance(noise, str) and any(kind in noise for kind in known)):
         raise UserError(f"noise_type must be {' or '.join(known)}, got {noise!r}")
-    if noise is not None and "noise_std" not in hyperparams:
+    if "noise_std" not in hyperparams:
         raise UserError(f"noise_type {noise!r} needs noise_std")
 
 

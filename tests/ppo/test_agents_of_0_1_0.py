@@ -8,6 +8,7 @@ import pytest
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_carracing import BetaPPO
+from sb3_carracing.errors import UserError
 from sb3_carracing.ppo.policies import MlpPolicy
 
 DATA = Path(__file__).parents[1] / "data"
@@ -23,7 +24,9 @@ def test_an_agent_acts_as_it_did() -> None:
 
 
 def test_a_policy_acts_as_it_did() -> None:
-    policy = MlpPolicy.load(str(POLICY), device="cpu")
+    with pytest.raises(UserError, match="trust=True"):  # SB3 pickled a policy that was saved by itself
+        MlpPolicy.load(str(POLICY), device="cpu")
+    policy = MlpPolicy.load(str(POLICY), device="cpu", trust=True)
     np.testing.assert_array_equal(policy.predict(OBS, deterministic=True)[0], ACTIONS)
 
 

@@ -1,6 +1,7 @@
 """The Beta policies in BetaPPO, stock PPO, A2C and TRPO; their options, initialisation and files."""
 
 import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -414,6 +415,7 @@ class TestFiles:
             parameter.data += 0.05 * th.randn_like(parameter)
         policy.set_training_mode(False)
         policy.save(str(path / "policy"))
+        assert set(zipfile.ZipFile(path / "policy").namelist()) == {"policy.json", "arrays.safetensors", "policy.safetensors"}
         loaded = type(policy).load(str(path / "policy"), device="cpu")
         assert set(loaded.state_dict()) == set(policy.state_dict())
         np.testing.assert_array_equal(loaded.predict(obs, deterministic=True)[0], policy.predict(obs, deterministic=True)[0])

@@ -215,23 +215,25 @@ class ValidationCallback(RunCallback):
             "laps_finished": summary.laps_finished,
             "validation_seconds": round(time.perf_counter() - start, 1),
         }
-        best = summary.mean > self._best_mean
-        if best:
-            with tolerating_full_disk() as errors:
-                if self.model.get_vec_normalize_env() is not None:
-                    self._save_statistics(self._best_statistics)
-                write_atomically(self._best_file, agent_bytes(self.model))
-            best = not errors
-        if best:
-            self._best_mean = summary.mean
-        self._store_episodes(results)
-        # Last, since a resumed training reads its best score from here.
-        self._table.append(row)
+        best = summary.mean > self._best_mean and self._save_best()
+        self._best_mean = summary.mean if best else self._best_mean
+        # A resumed training reads its best score from these files, so the score of an agent that is not kept is left out.
+        if summary.mean <= self._best_mean:
+            self._store_episodes(results)
+            self._table.append(row)
         self.logger.record("eval/mean_score", summary.mean)
         self.logger.record("eval/laps_finished", summary.laps_finished)
         self.logger.record("eval/best_mean_score", self._best_mean)
         kept = f"the best so far, kept as {self._best_file}" if best else f"best {self._best_mean:.1f}"
         tqdm.write(f"validation at {self._frames:,} frames: {summary.mean:.1f} +- {summary.std:.1f} ({kept})", sys.stderr)
+
+    def _save_best(self) -> bool:
+        """Save the agent and return whether the disk had room."""
+        with tolerating_full_disk() as errors:
+            if self.model.get_vec_normalize_env() is not None:
+                self._save_statistics(self._best_statistics)
+            write_atomically(self._best_file, agent_bytes(self.model))
+        return not errors
 
     def _store_episodes(self, results: Sequence[EpisodeResult]) -> None:
         row = Evaluations(

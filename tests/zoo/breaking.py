@@ -84,7 +84,7 @@ class SmallDisk:
         with (self.folder / "filler").open("ab", buffering=0) as filler:
             for size in (4096, 1):
                 try:
-                    while filler.tell() < 1 << 20:
+                    while filler.tell() < 1 << 22:
                         filler.write(bytes(size))
                 except OSError:
                     continue
@@ -97,10 +97,10 @@ class SmallDisk:
 
 @contextmanager
 def small_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallDisk]:
-    """Mount a disk of 512 KB; where that is not allowed, its files cannot be synchronized while it is full."""
+    """Mount a disk of 2 MB; where that is not allowed, its files cannot be synchronized while it is full."""
     folder.mkdir()
     disk = SmallDisk(folder)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
     if subprocess.run(mount, check=False, capture_output=True).returncode == 0:
         try:
             yield disk

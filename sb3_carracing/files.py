@@ -97,8 +97,11 @@ def write_atomically(file: Path, content: str | bytes) -> None:
 
 
 @contextmanager
-def tolerating_full_disk() -> Iterator[list[OSError]]:
+def tolerating_full_disk(file: str | Path | None = None) -> Iterator[list[OSError]]:
     """Turn an error of writing into a warning that names the file, so that a full disk does not end a training.
+
+    Args:
+        file: its name, where the error lacks it.
 
     Yields:
         A list that holds the error, once the block has ended with one.
@@ -108,7 +111,8 @@ def tolerating_full_disk() -> Iterator[list[OSError]]:
         yield errors
     except OSError as error:
         errors.append(error)
-        warnings.warn(f"{error}: the training goes on without this file and tries again later", stacklevel=3)
+        problem = error if error.filename is not None or file is None else f"{error}: '{file}'"
+        warnings.warn(f"{problem}: the training goes on without it and tries again later", stacklevel=3)
 
 
 def check_writable(folder: Path, n_bytes: int = 1000) -> None:

@@ -143,7 +143,7 @@ class CsvLog:
     def append(self, row: Mapping[str, Any]) -> None:
         """Append a row of values by name; None leaves a cell empty."""
         self._waiting.append(row)
-        with tolerating_full_disk():
+        with tolerating_full_disk(self._file):
             self._write_waiting()
 
     def _write_waiting(self) -> None:

@@ -182,7 +182,7 @@ class PatientResultsWriter(ResultsWriter):
 
     def write_row(self, epinfo: dict[str, float]) -> None:
         """Write a row, or warn if that fails."""
-        with tolerating_full_disk():
+        with tolerating_full_disk(self.file_handler.name):
             super().write_row(epinfo)
 
     def close(self) -> None:

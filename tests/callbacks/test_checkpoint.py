@@ -77,7 +77,7 @@ def test_running_means_are_in_the_agents_file(tmp_path: Path, cls: type[Any]) ->
     toys = make_vec_env("SB3CarRacingToy-v0")
     beside = file.with_name(f"rl_model_vecnormalize_{2 * ROLLOUT}_steps.pkl")
     for path in (file, beside):
-        assert read_statistics(path, toys).obs_rms.mean.tolist() == env.obs_rms.mean.tolist()  # type: ignore[attr-defined, union-attr]
+        assert read_statistics(path, toys).obs_rms.mean.tolist() == env.obs_rms.mean.tolist()  # type: ignore[attr-defined]
     assert cls.load(file).num_timesteps == 2 * ROLLOUT, "the additional entries are in the way"
 
 

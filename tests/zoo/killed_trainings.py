@@ -1,9 +1,9 @@
 """Trains again and again, and is killed at a given moment each time: `python killed_trainings.py FOLDER MOMENT ...`.
 
-A moment is `random` or `<phase>:<file>:<n>`: the phase of the n-th write of a file of that name. The phases are `half` (half of
-the content is written), `whole` (all of it, under the temporary name) and `renamed` (the file has its name, which is not
-synchronized yet). For a file that is appended to, `half` is the only phase. Every training is a fork of this process, which has
-imported everything. What is found afterwards is printed as a line of JSON for each moment.
+A moment is `random` or `<phase>:<file>:<n>`: the phase of the n-th write of a file of that name. The phases are `half` (half
+of the content is written), `whole` (all of it, under the temporary name) and `renamed` (the file has its name, which is not
+synchronized yet). For a file that is appended to, `half` is the only phase. Every training is a fork of this process, which
+has imported everything. What is found afterwards is printed as a line of JSON for each moment.
 """
 
 import fnmatch
@@ -84,7 +84,7 @@ def die_at(phase: str, pattern: str, number: int) -> None:
         write_waiting(log)
 
     files._sync = dying_sync
-    CsvLog._write_waiting = dying_append  # type: ignore[method-assign]
+    CsvLog._write_waiting = dying_append  # type: ignore[method-assign, assignment]
 
 
 def rising_scores(model: Any, *_: Any, **__: Any) -> list[EpisodeResult]:
@@ -103,7 +103,7 @@ def train_until_killed(folder: Path, moment: str, pause: float) -> bool:
             os.dup2(printed.fileno(), 2)
         Path("c.yml").write_text(yaml.safe_dump({"Pendulum-v1": ENTRY}))
         th.set_num_threads(1)
-        validation.evaluate = rising_scores  # type: ignore[assignment]
+        validation.evaluate = rising_scores  # type: ignore[attr-defined]
         if moment != "random":
             phase, pattern, number = moment.split(":")
             die_at(phase, pattern, int(number))
@@ -129,7 +129,7 @@ def found(folder: Path) -> dict[str, Any]:
         n_evaluations = [len(stored.timesteps) for file in run.glob("*.npz") if (stored := read_evaluations(file))]
         tables = {file.name: read_table(file) for file in run.glob("*.csv")}
     progress = tables.get("progress.csv")
-    logged = progress.numbers("time/total_timesteps") if progress is not None and progress.rows else []
+    logged = progress.numbers("time/total_timesteps").tolist() if progress is not None and progress.rows else []
     return {
         "damaged": [str(file) for file in agents if damage(file) is not None],
         "steps": BetaPPO.load(readable).num_timesteps if readable else 0,

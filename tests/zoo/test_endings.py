@@ -101,7 +101,7 @@ def test_a_signal_saves_the_agent_as_it_was_after_the_last_update(
 
 def n_seen(file: Path) -> float:
     """Return how many observations the running means of a file are of."""
-    return float(read_statistics(file, make_vec_env(BREAKING)).obs_rms.count)  # type: ignore[union-attr]
+    return float(read_statistics(file, make_vec_env(BREAKING)).obs_rms.count)  # type: ignore[attr-defined]
 
 
 def test_a_signal_that_the_process_ignores_does_not_stop_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,13 +25,14 @@ from sb3_carracing.callbacks import checkpoint
 from sb3_carracing.cli import main
 from sb3_carracing.logs import read_table
 from sb3_carracing.ppo.saving.vec_normalize import read_statistics
-from sb3_carracing.runs import agents_of
+from sb3_carracing.runs import agents_of, steps_in_name
 from sb3_carracing.vec_env import SharedMemoryVecEnv, WorkerError
 from sb3_carracing.zoo import manager
 
 ON_POLICY = {"policy": "MlpPolicy", "n_timesteps": 160, "n_steps": 32, "batch_size": 32, "n_epochs": 2}
 OFF_POLICY = {"policy": "MlpPolicy", "n_timesteps": 160, "learning_starts": 8, "batch_size": 8, "buffer_size": 200}
 SMALL: dict[str, dict[str, Any]] = {"beta_ppo": ON_POLICY, "ppo": ON_POLICY, "sac": OFF_POLICY}
+CHECKPOINTS = "sb3_carracing.callbacks.CheckpointCallback"
 VALIDATION = {"sb3_carracing.callbacks.ValidationCallback": {"every_frames": 32, "n_episodes": 1}}
 
 
@@ -176,6 +178,41 @@ def test_a_failing_environment_leaves_an_agent(vec_env: str, trouble: str, monke
     assert BetaPPO.load(run / f"{BREAKING}.zip").num_timesteps == 64
     (note,) = failed.value.__notes__
     assert f"The agent after 64 steps is saved as {run}/{BREAKING}.zip; resume with: python -m sb3_carracing train" in note
+
+
+def test_a_damaged_agent_gives_way_to_the_newest_readable_one(capsys: pytest.CaptureFixture[str]) -> None:
+    run = train({}, "--save-freq", "32")
+    names = [f"{BREAKING}.zip", *(f"rl_model_{steps}_steps.zip" for steps in (160, 128, 96, 64, 32))]
+    assert [file.name for file in agents_of(run)] == names
+    for file in agents_of(run)[:2]:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    shutil.copy(run / f"{BREAKING}.zip", run / "best_model.zip")
+    for number, wanted in enumerate((run, run / f"{BREAKING}.zip", run / "best_model.zip", run / "rl_model_128_steps.zip")):
+        capsys.readouterr()
+        train({}, "-n", "192", "-i", str(wanted), logs=f"resumed_{number}")
+        printed = capsys.readouterr()
+        assert "Resuming at step 128 of 192" in printed.out
+        assert printed.err.count("taking rl_model_128_steps.zip, the newest readable agent of") == (number < 3)
+    for option in ([], ["--load-best"], ["--load-last-checkpoint"]):
+        main(["enjoy", "--env", BREAKING, "-f", "logs", "--no-render", "-n", "3", *option])
+        printed = capsys.readouterr()
+        assert f"Loading {run}/rl_model_128_steps.zip" in printed.out
+        assert "taking rl_model_128_steps.zip" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("options", "callbacks", "steps"),
+    [
+        ([], [], []),
+        (["--save-freq", "0"], [{CHECKPOINTS: {"every_steps": 64}}], [64, 128]),
+        (["--save-freq", "64"], [], [64, 128]),
+        ([], [{CHECKPOINTS: {"every_seconds": 0}}], [96, 128, 160]),
+        (["--save-freq", "0"], [], []),
+    ],
+)
+def test_which_checkpoints_are_written(options: list[str], callbacks: list[Any], steps: list[int]) -> None:
+    run = train({}, *options, callback=callbacks)
+    assert sorted(map(steps_in_name, run.glob("rl_model_*_steps.zip"))) == steps
 
 
 def test_what_fails_before_the_first_step_leaves_no_run() -> None:

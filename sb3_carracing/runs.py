@@ -98,15 +98,16 @@ class Run:
         return Agent(name, model, self.algo, self.pipeline_of(file), file, results or self.folder)
 
     def _last_file(self) -> Path:
-        return next(iter(agents_of(self.folder)), self.folder / self.last_agent)
+        newest_first = [file for file in agents_of(self.folder) if file.name != BEST_AGENT]
+        return next(iter(newest_first), self.folder / self.last_agent)
 
 
 def agents_of(folder: Path) -> list[Path]:
     """Return a run's agents from the newest to the oldest: the one saved at its end, checkpoints, the best in validation."""
     checkpoints = sorted(folder.glob("rl_model_*_steps.zip"), key=steps_in_name, reverse=True)
     best = folder / BEST_AGENT
-    ends = [file for file in sorted(folder.glob("*.zip")) if file != best and file not in checkpoints]
-    return [*ends, *checkpoints, *([best] if best.is_file() else [])]
+    at_its_end = [file for file in sorted(folder.glob("*.zip")) if file.with_suffix("").is_dir()]  # beside its config.yml
+    return [*at_its_end, *checkpoints, *([best] if best.is_file() else [])]
 
 
 def readable_agent(wanted: Path) -> Path:

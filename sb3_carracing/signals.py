@@ -77,8 +77,9 @@ def ending_the_command() -> Iterator[None]:
         for number, handler in before.items():
             if handler is not None:  # one that was not set by Python
                 signal.signal(number, handler)
-    if _watch.first is not None:
-        sys.exit(128 + _watch.first)
+        first, _watch.first = _watch.first, None
+    if first is not None:
+        sys.exit(128 + first)
 
 
 def _handle(number: int, frame: FrameType | None) -> None:

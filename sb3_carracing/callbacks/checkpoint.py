@@ -19,8 +19,19 @@ RETRY_AFTER = 10.0
 
 def agent_bytes(model: BaseAlgorithm) -> bytes:
     """Return an agent's zip file, which also holds the running means of its VecNormalize."""
+    content = io.BytesIO()
+    model.save(content)
+    return _with_statistics(model, content.getvalue())
+
+
+def state_bytes(model: BaseAlgorithm) -> bytes:
+    """Return the same between an update and the next rollout, with all that the training needs to go on."""
+    return _with_statistics(model, snapshot(model))
+
+
+def _with_statistics(model: BaseAlgorithm, agent: bytes) -> bytes:
     normalize = model.get_vec_normalize_env()
-    return snapshot(model) if normalize is None else with_statistics(snapshot(model), normalize)
+    return agent if normalize is None else with_statistics(agent, normalize)
 
 
 def statistics_bytes(model: BaseAlgorithm) -> bytes | None:
@@ -95,7 +106,7 @@ class CheckpointCallback(BaseCallback):
             statistics = statistics_bytes(self.model)
             if statistics is not None:
                 write_atomically(_statistics_beside(file), statistics)
-            write_atomically(file, agent_bytes(self.model))
+            write_atomically(file, state_bytes(self.model))
         if errors:
             self._not_before = time.monotonic() + RETRY_AFTER
             return

@@ -52,12 +52,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _is_for_the_user(error: Exception) -> bool:
-    """Return whether the user can correct what an exception reports: bad input, or a file that cannot be used.
-
-    One with a note has ended a training, and its traceback says where.
-    """
-    if getattr(error, "__notes__", None):
-        return False
+    """Return whether the user can correct what an exception reports: bad input, or a file that cannot be used."""
+    if getattr(error, "ended_a_training", False):
+        return False  # its traceback says where, and its note how to go on
     return isinstance(error, UserError) or (isinstance(error, OSError) and error.errno in _FILE_SYSTEM_ERRORS)
 
 

@@ -14,7 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from sb3_carracing.callbacks.checkpoint import agent_bytes, statistics_bytes
+from sb3_carracing.callbacks.checkpoint import agent_bytes, state_bytes, statistics_bytes
 from sb3_carracing.files import next_free, tolerating_full_disk, write_atomically
 from sb3_carracing.signals import Stopped, check_signals, say
 
@@ -68,7 +68,7 @@ class Keeper(BaseCallback):
         self._keep()
 
     def _keep(self) -> None:
-        self.kept = Kept(agent_bytes(self.model), statistics_bytes(self.model), self.model.num_timesteps)
+        self.kept = Kept(state_bytes(self.model), statistics_bytes(self.model), self.model.num_timesteps)
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,7 @@ class RunFiles:
         )
         if isinstance(error, Exception):
             error.add_note(sentence)
+            error.ended_a_training = True  # type: ignore[attr-defined]
         else:
             say(sentence)
         return file

@@ -70,7 +70,7 @@ def with_readable_agent(argv: list[str]) -> list[str]:
     parser = argparse.ArgumentParser(prog="python -m sb3_carracing train", add_help=False)
     parser.add_argument("-i", "--trained-agent", type=Path)
     wanted: Path | None = parser.parse_known_args(argv)[0].trained_agent
-    if wanted is None or not wanted.exists():
+    if wanted is None or not (wanted.is_dir() or (wanted.suffix == ".zip" and wanted.is_file())):
         return argv
     if wanted.is_dir():
         agents = agents_of(wanted)

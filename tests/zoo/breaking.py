@@ -22,8 +22,8 @@ class Breaking(gym.Env[np.ndarray, np.ndarray]):
     """Episodes of ten steps with random observations.
 
     Args:
-        troubles: what happens at which step of the environment's life: "raise", "die", "hang", the name of a signal that
-            the process gets, or the name of a function in `ACTIONS`.
+        troubles: what happens at which step of the environment's life: words of `get_into_trouble`, names of signals that the
+            process gets, or names of functions in `ACTIONS`.
     """
 
     observation_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -54,6 +54,10 @@ ACTIONS: dict[str, Callable[[], Any]] = {}
 def get_into_trouble(what: str) -> None:
     if what == "raise":
         raise RuntimeError("a wheel came off")
+    if what == "refuse":
+        raise ValueError("no such track")
+    if what == "lose":
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "track.csv")
     if what == "die":
         os._exit(3)
     if what == "hang":

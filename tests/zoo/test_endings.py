@@ -158,7 +158,11 @@ def test_agents_of_sb3_end_the_same_way(algo: str, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
-    ("vec_env", "trouble"), [("dummy", "raise"), ("subproc", "raise"), ("subproc", "die"), ("subproc", "hang")]
+    ("vec_env", "trouble"),
+    [
+        *[("dummy", trouble) for trouble in ("raise", "refuse", "lose")],
+        *[("subproc", trouble) for trouble in ("raise", "die", "hang")],
+    ],
 )
 def test_a_failing_environment_leaves_an_agent(vec_env: str, trouble: str, monkeypatch: pytest.MonkeyPatch) -> None:
     class Impatient(SharedMemoryVecEnv):
@@ -168,6 +172,8 @@ def test_a_failing_environment_leaves_an_agent(vec_env: str, trouble: str, monke
     monkeypatch.setattr(manager, "process_vec_env_class", lambda: Impatient)
     error, message = {
         ("dummy", "raise"): (RuntimeError, "a wheel came off"),
+        ("dummy", "refuse"): (ValueError, "no such track"),
+        ("dummy", "lose"): (FileNotFoundError, "track.csv"),
         ("subproc", "raise"): (WorkerError, r"(?s)Environment 0 failed in worker 0.*get_into_trouble.*a wheel came off"),
         ("subproc", "die"): (WorkerError, "worker 0 of 1 .* died: exit status 3"),
         ("subproc", "hang"): (WorkerError, "worker 0 of 1 .* has not answered"),

@@ -38,11 +38,13 @@ class _Watch:
         first: number of the first signal since the command began; None if there was none.
         last_stop: when a signal was last raised [s, monotonic].
         saving: whether signals have to wait.
+        postponed: whether the first signal is only noted, see `postpone`.
     """
 
     first: int | None = None
     last_stop: float = -math.inf
     saving: bool = False
+    postponed: bool = False
 
 
 _watch = _Watch()
@@ -83,18 +85,30 @@ def ending_the_command() -> Iterator[None]:
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
-    if _watch.first is None:
+    is_first = _watch.first is None
+    if is_first:
         _watch.first = number
     if _watch.saving or time.monotonic() - _watch.last_stop < ONE_STOP:
         return
     _watch.last_stop = time.monotonic()
-    raise Stopped(number)
+    if not (is_first and _watch.postponed):
+        raise Stopped(number)
+
+
+def has_come() -> bool:
+    """Return whether a signal has come since the command began."""
+    return _watch.first is not None
 
 
 def check_signals() -> None:
-    """Raise `Stopped` again if a signal has come whose exception got lost, as it does in a `__del__`."""
+    """Raise `Stopped` if a signal has come that was postponed, or whose exception got lost, as it does in a `__del__`."""
     if _watch.first is not None:
         raise Stopped(_watch.first)
+
+
+def postpone(whether: bool) -> None:
+    """Let the first signal wait for the next `check_signals`, which must be near. A second one does not wait."""
+    _watch.postponed = whether
 
 
 @contextmanager

@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import ResultsWriter
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_carracing.callbacks.checkpoint import agent_bytes, state_bytes, statistics_bytes
 from sb3_carracing.files import next_free, tolerating_full_disk, write_atomically
-from sb3_carracing.signals import Stopped, check_signals, say
+from sb3_carracing.signals import Stopped, check_signals, has_come, postpone, say
 
-OFF_POLICY_PAUSE = 50
-"""An off-policy algorithm updates every few steps, so its state is kept after this many times the time that keeping takes."""
+PAUSE = 20
+"""Where updates follow each other quickly, the state is kept after this many times the time that keeping takes."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,9 @@ class Kept:
 class Keeper(BaseCallback):
     """Keep the state after the last finished update in memory, and stop the training at a signal.
 
+    Off-policy algorithms and small rollouts update every few milliseconds, and keeping each state would slow them down. There
+    some states are skipped, and a signal waits for the next update.
+
     Args:
         begin: called at the start of every rollout, right before the first step of it.
     """
@@ -49,23 +51,27 @@ class Keeper(BaseCallback):
         self.kept: Kept | None = None
         self._begin = begin
         self._not_before = 0.0
+        self._skipped = False
 
     def _on_rollout_start(self) -> None:
         self._begin()
-        check_signals()
         start = time.monotonic()
-        if start < self._not_before:
-            return
-        self._keep()
-        if isinstance(self.model, OffPolicyAlgorithm):
-            self._not_before = start + OFF_POLICY_PAUSE * (time.monotonic() - start)
+        skips = start < self._not_before
+        if not skips or has_come():
+            self._keep()
+            self._not_before = start + PAUSE * (time.monotonic() - start)
+        check_signals()
+        self._skipped = skips
+        postpone(skips)
 
     def _on_step(self) -> bool:
-        check_signals()
+        if not self._skipped:
+            check_signals()
         return True
 
     def _on_training_end(self) -> None:
         self._keep()
+        postpone(False)
 
     def _keep(self) -> None:
         self.kept = Kept(state_bytes(self.model), statistics_bytes(self.model), self.model.num_timesteps)

@@ -28,7 +28,7 @@ from sb3_carracing.envs.registration import CAR_RACING
 from sb3_carracing.errors import UserError
 from sb3_carracing.files import hyperparams_file, replacing, tolerating_full_disk, write_atomically
 from sb3_carracing.runs import BEST_AGENT, BEST_STATISTICS, seed_to_go_on, statistics_of
-from sb3_carracing.signals import undisturbed
+from sb3_carracing.signals import check_signals, undisturbed
 from sb3_carracing.vec_env import process_vec_env_class
 from sb3_carracing.zoo import hyperparameters
 from sb3_carracing.zoo.endings import Keeper, PatientResultsWriter, RunFiles, SaveBest
@@ -289,6 +289,7 @@ class _Learner:
         learn = self._learn_on if self._resumes else self._model.learn
         try:
             learn(total_timesteps, callback=[self._keeper, *callback], **kwargs)
+            check_signals()
             assert self._keeper.kept is not None
             with undisturbed():
                 print(f"Saving to {self._files.run}")

@@ -19,7 +19,7 @@ import yaml
 from breaking import BREAKING, SmallDisk, small_disk
 from stable_baselines3.common.env_util import make_vec_env
 
-from sb3_carracing import BetaPPO
+from sb3_carracing import BetaPPO, signals
 from sb3_carracing.agents import load_agent
 from sb3_carracing.callbacks import checkpoint
 from sb3_carracing.cli import main
@@ -27,7 +27,7 @@ from sb3_carracing.logs import read_table
 from sb3_carracing.ppo.saving.vec_normalize import read_statistics
 from sb3_carracing.runs import agents_of, steps_in_name
 from sb3_carracing.vec_env import SharedMemoryVecEnv, WorkerError
-from sb3_carracing.zoo import manager
+from sb3_carracing.zoo import endings, manager
 
 ON_POLICY = {"policy": "MlpPolicy", "n_timesteps": 160, "n_steps": 32, "batch_size": 32, "n_epochs": 2}
 OFF_POLICY = {"policy": "MlpPolicy", "n_timesteps": 160, "learning_starts": 8, "batch_size": 8, "buffer_size": 200}
@@ -39,6 +39,7 @@ VALIDATION = {"sb3_carracing.callbacks.ValidationCallback": {"every_frames": 32,
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(endings, "PAUSE", 0)  # the state after every update
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     before = shared_memory()
@@ -151,7 +152,7 @@ def test_agents_of_sb3_end_the_same_way(algo: str, capsys: pytest.CaptureFixture
     assert ended.value.code == 128 + signal.SIGTERM
     run = Path("logs", algo, f"{BREAKING}_1")
     saved = load_agent(run / f"{BREAKING}.zip", algo)
-    assert saved.num_timesteps == 64 if algo == "ppo" else 0 < saved.num_timesteps <= 79
+    assert saved.num_timesteps == (64 if algo == "ppo" else 79)
     assert n_seen(run / f"{BREAKING}.zip") == pytest.approx(saved.num_timesteps, abs=2)
     main([*resume_command(capsys.readouterr().err), "--env-kwargs", "troubles:{}"])
     assert load_agent(run.with_name(f"{BREAKING}_2") / f"{BREAKING}.zip", algo).num_timesteps == 160
@@ -219,6 +220,27 @@ def test_a_damaged_agent_gives_way_to_the_newest_readable_one(capsys: pytest.Cap
 def test_which_checkpoints_are_written(options: list[str], callbacks: list[Any], steps: list[int]) -> None:
     run = train({}, *options, callback=callbacks)
     assert sorted(map(steps_in_name, run.glob("rl_model_*_steps.zip"))) == steps
+
+
+@pytest.mark.parametrize(("algo", "step", "saved"), [("beta_ppo", 80, 96), ("sac", 80, 80), ("beta_ppo", 150, 160)])
+def test_a_signal_waits_for_the_update_where_not_every_state_is_kept(
+    algo: str, step: int, saved: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endings, "PAUSE", 1e9)
+    with pytest.raises(SystemExit) as ended:
+        train({step: "SIGTERM"}, algo=algo)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert f"Stopped by SIGTERM: the agent after {saved} steps" in capsys.readouterr().err
+    assert load_agent(Path("logs", algo, f"{BREAKING}_1", f"{BREAKING}.zip"), algo).num_timesteps == saved
+
+
+def test_a_second_signal_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endings, "PAUSE", 1e9)
+    monkeypatch.setattr(signals, "ONE_STOP", 0.0)
+    with pytest.raises(SystemExit) as ended:
+        train({80: "SIGTERM", 82: "SIGINT"})
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert BetaPPO.load(Path("logs/beta_ppo", f"{BREAKING}_1", f"{BREAKING}.zip")).num_timesteps == 0
 
 
 def test_what_fails_before_the_first_step_leaves_no_run() -> None:

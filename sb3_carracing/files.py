@@ -5,10 +5,12 @@ editable install has no copy, and `importlib.resources` does not find the origin
 first, then for the checkout's.
 """
 
+import errno
 import os
 import secrets
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +18,7 @@ from pathlib import Path
 from sb3_carracing.errors import UserError
 
 _PACKAGE = Path(__file__).parent
+_NO_FSYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
 
 def data_dir(name: str) -> Path:
@@ -64,7 +67,8 @@ def replacing(file: Path) -> Iterator[Path]:
         _sync(temporary)
         temporary.replace(file)
         if os.name == "posix":
-            _sync(file.parent)
+            with suppress(OSError):  # the file is complete, whether or not its new name survives a power loss
+                _sync(file.parent)
     except OSError as error:
         # The error of a full disk names no file. Other errors may name a different one, such as a missing program.
         if error.errno is None or error.filename not in (None, str(temporary)):
@@ -77,8 +81,11 @@ def replacing(file: Path) -> Iterator[Path]:
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        with suppress(OSError):  # some file systems do not support fsync on folders
-            os.fsync(descriptor)
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems notice only here that the disk is full. Others do not know fsync.
+        if error.errno not in _NO_FSYNC:
+            raise
     finally:
         os.close(descriptor)
 
@@ -87,6 +94,25 @@ def write_atomically(file: Path, content: str | bytes) -> None:
     """Write a file completely or not at all, see `replacing`."""
     with replacing(file) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def tolerating_full_disk(file: str | Path | None = None) -> Iterator[list[OSError]]:
+    """Turn an error of writing into a warning that names the file, so that a full disk does not end a training.
+
+    Args:
+        file: its name, where the error lacks it.
+
+    Yields:
+        A list that holds the error, once the block has ended with one.
+    """
+    errors: list[OSError] = []
+    try:
+        yield errors
+    except OSError as error:
+        errors.append(error)
+        problem = error if error.filename is not None or file is None else f"{error}: '{file}'"
+        warnings.warn(f"{problem}: the training goes on without it and tries again later", stacklevel=3)
 
 
 def check_writable(folder: Path, n_bytes: int = 1000) -> None:

@@ -7,6 +7,7 @@ twice or two rows in one line. All logs are read here: intact rows are used, and
 import csv
 import io
 import json
+import os
 import warnings
 import zipfile
 import zlib
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sb3_carracing.files import next_free, write_atomically
+from sb3_carracing.files import next_free, tolerating_full_disk, write_atomically
 
 # What numpy and zipfile raise for an archive with wrong bytes in it.
 _SIGNS_OF_DAMAGE = (EOFError, ValueError, TypeError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
@@ -122,7 +123,7 @@ def _number(cell: str) -> float:
 
 
 class CsvLog:
-    """Append rows to a CSV file and add new columns as needed.
+    """Append rows to a CSV file and add new columns as needed; rows that do not fit on a full disk are written later.
 
     Args:
         file: the file. If it exists, its rows stay. A damaged file is repaired first, and the original is kept under another
@@ -133,24 +134,36 @@ class CsvLog:
         self._file = file
         table = read_table(file)
         self._names = list(table.names) if table is not None else []
+        self._waiting: list[Mapping[str, Any]] = []
         if file.exists() and (table is None or table.n_damaged):
             if file.stat().st_size:
                 file.rename(next_free(file))
-            self._rewrite(table.rows if table is not None else ())
+            self._rewrite(self._names, table.rows if table is not None else ())
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Append a row of values by name; None leaves a cell empty."""
-        new = [name for name in row if name not in self._names]
-        if new or not self._file.exists():
-            self._names += new
-            table = _read_table(self._file)
-            self._rewrite(table.rows if table is not None else ())
-        with self._file.open("a", newline="") as stream:
-            stream.write(_csv_lines([[row.get(name) for name in self._names]]))
+        self._waiting.append(row)
+        with tolerating_full_disk(self._file):
+            self._write_waiting()
 
-    def _rewrite(self, rows: Iterable[Sequence[str]]) -> None:
-        padded = [[*row, *[""] * (len(self._names) - len(row))] for row in rows]
-        write_atomically(self._file, _csv_lines([self._names, *padded] if self._names else []))
+    def _write_waiting(self) -> None:
+        new = dict.fromkeys(name for row in self._waiting for name in row if name not in self._names)
+        if new or not self._file.exists():
+            table = _read_table(self._file)
+            self._rewrite([*self._names, *new], table.rows if table is not None else ())
+        size = self._file.stat().st_size
+        try:
+            with self._file.open("a", newline="") as stream:
+                stream.write(_csv_lines([[row.get(name) for name in self._names] for row in self._waiting]))
+        except OSError:
+            os.truncate(self._file, size)
+            raise
+        self._waiting.clear()
+
+    def _rewrite(self, names: list[str], rows: Iterable[Sequence[str]]) -> None:
+        padded = [[*row, *[""] * (len(names) - len(row))] for row in rows]
+        write_atomically(self._file, _csv_lines([names, *padded] if names else []))
+        self._names = names
 
 
 def _csv_lines(rows: Iterable[Sequence[Any]]) -> str:

@@ -11,6 +11,7 @@ logs/<algo>/<env-id>_<N>/            the run
 """
 
 import re
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from sb3_carracing.deprecated import old_names
 from sb3_carracing.errors import UserError
 from sb3_carracing.files import data_dir, listing
 from sb3_carracing.pipelines import Pipeline, wrapper_calls
+from sb3_carracing.ppo.saving.archives import damage
 from sb3_carracing.ppo.saving.vec_normalize import has_statistics
 from sb3_carracing.run_safety import check_run_folder, read_yaml
 
@@ -58,6 +60,9 @@ class Run:
             best: the best agent in validation.
             last: the agent saved at the end, or the latest checkpoint of a run that was killed.
 
+        If a killed training or a full disk has damaged the best or the last agent, this is the newest readable one, and a
+        line on stderr says so.
+
         Raises:
             UserError: there is no such file. The message lists the files that exist.
         """
@@ -71,7 +76,7 @@ class Run:
         if not wanted.is_file():
             agents = sorted(path.name for path in self.folder.glob("*.zip"))
             raise UserError(f"no {wanted.name} in {self.folder}; it holds {listing(agents, 'no agent')}")
-        return wanted
+        return wanted if checkpoint is not None else readable_agent(wanted)
 
     def pipeline_of(self, file: Path) -> Pipeline:
         """Return the pipeline of one of the run's agents, which may have running means of its own."""
@@ -93,10 +98,28 @@ class Run:
         return Agent(name, model, self.algo, self.pipeline_of(file), file, results or self.folder)
 
     def _last_file(self) -> Path:
-        saved = self.folder / self.last_agent
-        if saved.is_file():
-            return saved
-        return max(self.folder.glob("rl_model_*_steps.zip"), key=steps_in_name, default=saved)
+        newest_first = [file for file in agents_of(self.folder) if file.name != BEST_AGENT]
+        return next(iter(newest_first), self.folder / self.last_agent)
+
+
+def agents_of(folder: Path) -> list[Path]:
+    """Return a run's agents from the newest to the oldest: the one saved at its end, checkpoints, the best in validation."""
+    checkpoints = sorted(folder.glob("rl_model_*_steps.zip"), key=steps_in_name, reverse=True)
+    best = folder / BEST_AGENT
+    at_its_end = [file for file in sorted(folder.glob("*.zip")) if file.with_suffix("").is_dir()]  # beside its config.yml
+    return [*at_its_end, *checkpoints, *([best] if best.is_file() else [])]
+
+
+def readable_agent(wanted: Path) -> Path:
+    """Return an agent's file, or if it is damaged, the newest readable one of its run, with a line on stderr."""
+    problem = damage(wanted)
+    if problem is None:
+        return wanted
+    found = next((file for file in agents_of(wanted.parent) if file != wanted and damage(file) is None), None)
+    if found is None:
+        return wanted
+    print(f"{problem}: taking {found.name}, the newest readable agent of {found.parent}", file=sys.stderr)
+    return found
 
 
 def statistics_of(agent: Path) -> Path | None:

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -46,6 +47,49 @@ def test_what_a_killed_process_leaves_is_taken_for_no_agent(tmp_path: Path) -> N
     with replacing(tmp_path / "best_model.zip") as temporary:
         temporary.touch()
         assert not list(tmp_path.glob("*.zip"))
+
+
+@pytest.mark.parametrize("moment", ["half", "whole", "renamed"])
+@pytest.mark.parametrize("name", ["evaluation.json", "best_model.zip"])
+def test_a_killed_process_leaves_the_old_file_or_the_new_one(tmp_path: Path, name: str, moment: str) -> None:
+    file = tmp_path / name
+    write_atomically(file, "old")
+    process = os.fork()
+    if process == 0:
+        with replacing(file) as temporary:
+            temporary.write_text("ne" if moment == "half" else "new")
+            if moment == "renamed":
+                temporary.replace(file)
+            os.kill(os.getpid(), signal.SIGKILL)
+    assert os.WIFSIGNALED(os.waitpid(process, 0)[1])
+    assert file.read_text() == ("new" if moment == "renamed" else "old")
+    write_atomically(file, "newer")
+    assert file.read_text() == "newer"
+
+
+def test_a_disk_that_is_full_when_a_file_is_synchronized_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Network file systems may notice it only then."""
+    file = tmp_path / "result.json"
+    write_atomically(file, "old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=rf"No space left on device: '{file}'"):
+        write_atomically(file, "new")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_a_file_system_without_fsync_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(descriptor: int) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "fsync", unknown)
+    write_atomically(tmp_path / "result.json", "new")
+    assert (tmp_path / "result.json").read_text() == "new"
 
 
 def test_a_full_disk_names_the_file(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Logs of killed runs: what is whole is read, nothing else."""
 
 import json
+import resource
 import warnings
 from pathlib import Path
 
@@ -126,3 +127,21 @@ def test_rows_are_appended_and_columns_added(tmp_path: Path) -> None:
     again.append({"c": 3})
     assert file.read_text() == 'a,b,c\n1,"x, y",\n2.5,,\n,,3\n'
     assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
+
+
+def test_rows_wait_while_the_disk_is_full(tmp_path: Path) -> None:
+    file = tmp_path / "log.csv"
+    log = CsvLog(file)
+    log.append({"a": 1, "b": 2})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 2, limits[1]))  # two bytes of the next row
+    try:
+        with pytest.warns(UserWarning, match=f"File too large: '{file}'.*tries again"):
+            log.append({"a": 3, "b": 4})
+        with pytest.warns(UserWarning, match=f"File too large: '{file}'.*tries again"):
+            log.append({"a": 5, "b": 6, "c": 7})
+        assert file.read_text() == "a,b\n1,2\n"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    log.append({"a": 8})
+    assert file.read_text() == "a,b,c\n1,2,\n3,4,\n5,6,7\n8,,\n"

@@ -1,5 +1,6 @@
 """Run folders: what rl-zoo3 writes is read back; what is missing is named."""
 
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -75,6 +76,34 @@ def test_agent_files(tmp_path: Path) -> None:
     assert run.agent_file(checkpoint=900).name == "rl_model_900_steps.zip"
     with pytest.raises(ValueError, match=r"no rl_model_7_steps.zip in .*best_model.zip.*rl_model_900_steps.zip"):
         run.agent_file(checkpoint=7)
+
+
+def write_zip(file: Path, damaged: bool = False) -> None:
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("agent.json", b"{}" * 100)
+    if damaged:
+        file.write_bytes(file.read_bytes()[:100])
+
+
+def test_a_damaged_agent_gives_way_to_the_newest_readable_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_run(tmp_path, {})
+    run = read_run(folder)
+    write_zip(folder / f"{ENV_ID}.zip", damaged=True)
+    write_zip(folder / "best_model.zip", damaged=True)
+    assert run.agent_file(best=True).name == "best_model.zip", "its own error is better than none"
+    write_zip(folder / "rl_model_900_steps.zip")
+    write_zip(folder / "rl_model_1000_steps.zip")
+    write_zip(folder / "rl_model_2000_steps.zip", damaged=True)
+    capsys.readouterr()
+    for choice, file in (({}, "best_model.zip"), ({"last": True}, f"{ENV_ID}.zip"), ({"best": True}, "best_model.zip")):
+        assert run.agent_file(**choice).name == "rl_model_1000_steps.zip"  # type: ignore[arg-type]
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert f"{folder / file} wasn't a zip-file, or it is truncated" in said
+        assert f"taking rl_model_1000_steps.zip, the newest readable agent of {folder}" in said
+    assert run.agent_file(checkpoint=2000).name == "rl_model_2000_steps.zip"
+    assert run.agent_file(checkpoint=900).name == "rl_model_900_steps.zip"
+    assert capsys.readouterr().err == ""
 
 
 def test_a_training_that_goes_on_meets_tracks_of_its_own() -> None:

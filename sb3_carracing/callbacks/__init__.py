@@ -1,14 +1,15 @@
-"""Callbacks that write what rl-zoo3 does not: progress.csv, the live line, evaluations.csv and the best agent.
+"""Callbacks that write what rl-zoo3 does not: progress.csv, the live line, evaluations.csv, the best agent and checkpoints.
 
 They work with every SB3 model except ARS, and in rl-zoo3's YAML by dotted path with keyword arguments. They write to
 `run_dir`, or to the logger's folder if it is None. A resumed run (`num_timesteps` above 0 at its start) appends to its files.
 A new run renames files that an earlier run left in its folder.
 """
 
+from sb3_carracing.callbacks.checkpoint import CheckpointCallback
 from sb3_carracing.callbacks.progress import ProgressCallback
 from sb3_carracing.callbacks.validation import ValidationCallback
 from sb3_carracing.deprecated import old_names
 
-__all__ = ["ProgressCallback", "ValidationCallback"]
+__all__ = ["CheckpointCallback", "ProgressCallback", "ValidationCallback"]
 
 __getattr__ = old_names(__name__)

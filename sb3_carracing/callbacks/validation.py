@@ -12,6 +12,7 @@ import numpy as np
 from stable_baselines3.common.monitor import Monitor
 from tqdm import tqdm
 
+from sb3_carracing.callbacks.checkpoint import agent_bytes
 from sb3_carracing.callbacks.run_callback import RunCallback, log_file
 from sb3_carracing.checks import one_of, whole_number
 from sb3_carracing.errors import UserError
@@ -25,7 +26,7 @@ from sb3_carracing.evaluation import (
     evaluate,
     summarize,
 )
-from sb3_carracing.files import next_free, replacing
+from sb3_carracing.files import next_free, replacing, tolerating_full_disk, write_atomically
 from sb3_carracing.logs import CsvLog, Evaluations, read_evaluations, read_table, write_evaluations
 from sb3_carracing.pipelines import (
     EnvFactory,
@@ -191,7 +192,8 @@ class ValidationCallback(RunCallback):
     def _validate(self) -> None:
         start = time.perf_counter()
         if self._statistics is not None:
-            self._save_statistics(self._statistics)
+            with tolerating_full_disk():
+                self._save_statistics(self._statistics)
         results = evaluate(
             self.model,
             self._factory,
@@ -213,21 +215,25 @@ class ValidationCallback(RunCallback):
             "laps_finished": summary.laps_finished,
             "validation_seconds": round(time.perf_counter() - start, 1),
         }
-        best = summary.mean > self._best_mean
-        if best:
-            self._best_mean = summary.mean
-            with replacing(self._best_file) as file:
-                self.model.save(file)
-            if self.model.get_vec_normalize_env() is not None:
-                self._save_statistics(self._best_statistics)
-        self._store_episodes(results)
-        # Last, since a resumed training reads its best score from here.
-        self._table.append(row)
+        best = summary.mean > self._best_mean and self._save_best()
+        self._best_mean = summary.mean if best else self._best_mean
+        # A resumed training reads its best score from these files, so the score of an agent that is not kept is left out.
+        if summary.mean <= self._best_mean:
+            self._store_episodes(results)
+            self._table.append(row)
         self.logger.record("eval/mean_score", summary.mean)
         self.logger.record("eval/laps_finished", summary.laps_finished)
         self.logger.record("eval/best_mean_score", self._best_mean)
         kept = f"the best so far, kept as {self._best_file}" if best else f"best {self._best_mean:.1f}"
         tqdm.write(f"validation at {self._frames:,} frames: {summary.mean:.1f} +- {summary.std:.1f} ({kept})", sys.stderr)
+
+    def _save_best(self) -> bool:
+        """Save the agent and return whether the disk had room."""
+        with tolerating_full_disk() as errors:
+            if self.model.get_vec_normalize_env() is not None:
+                self._save_statistics(self._best_statistics)
+            write_atomically(self._best_file, agent_bytes(self.model))
+        return not errors
 
     def _store_episodes(self, results: Sequence[EpisodeResult]) -> None:
         row = Evaluations(
@@ -237,7 +243,8 @@ class ValidationCallback(RunCallback):
         )
         before = [self._evaluations] if self._evaluations is not None else []
         self._evaluations = Evaluations(*map(np.concatenate, zip(*before, row, strict=True)))
-        write_evaluations(self._episodes_file, self._evaluations)
+        with tolerating_full_disk():
+            write_evaluations(self._episodes_file, self._evaluations)
 
     def _save_statistics(self, file: Path) -> None:
         normalize = self.model.get_vec_normalize_env()

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from sb3_carracing import __version__
 from sb3_carracing.cli.table import COMMANDS, usage
 from sb3_carracing.errors import UserError
+from sb3_carracing.signals import ending_the_command
 from sb3_carracing.system import no_window
 
 _FILE_SYSTEM_ERRORS = {
@@ -22,6 +23,8 @@ _FILE_SYSTEM_ERRORS = {
 
 def main(argv: list[str] | None = None) -> None:
     """Run one command. Bad input exits with status 2 and a one-line error; any other exception shows its traceback.
+
+    A signal that stops the command exits with status 128 + n.
 
     Args:
         argv: the command and its arguments; None means those of the process.
@@ -40,7 +43,8 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(_refuse(f"unknown command {name!r}{guess}; choose one of {', '.join(COMMANDS)}"))
     no_window()
     try:
-        COMMANDS[name].load()(arguments)
+        with ending_the_command():
+            COMMANDS[name].load()(arguments)
     except (UserError, OSError) as error:
         if os.environ.get("SB3_CARRACING_TRACEBACK") or not _is_for_the_user(error):
             raise
@@ -49,6 +53,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def _is_for_the_user(error: Exception) -> bool:
     """Return whether the user can correct what an exception reports: bad input, or a file that cannot be used."""
+    if getattr(error, "ended_a_training", False):
+        return False  # its traceback says where, and its note how to go on
     return isinstance(error, UserError) or (isinstance(error, OSError) and error.errno in _FILE_SYSTEM_ERRORS)
 
 

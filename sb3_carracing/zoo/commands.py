@@ -4,6 +4,7 @@ import argparse
 import importlib
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +16,9 @@ from sb3_carracing.runs import TRAINED_AGENTS
 from sb3_carracing.zoo.manager import CarRacingExperimentManager
 from sb3_carracing.zoo.played_agents import AskedAgent, options_for, run_number, with_own_statistics
 from sb3_carracing.zoo.register import ALGO_NAME
-from sb3_carracing.zoo.safe_files import known_wrappers
+from sb3_carracing.zoo.safe_files import known_wrappers, whole_files
 from sb3_carracing.zoo.scripts import arguments_of, asks_for_help, hub_errors, run_module, script_of_rl_zoo3, without_trust
-from sb3_carracing.zoo.train_options import check_seed, check_train_options
+from sb3_carracing.zoo.train_options import check_seed, check_train_options, with_readable_agent
 from sb3_carracing.zoo.tune import OptimizingManager
 
 
@@ -28,11 +29,15 @@ def train(argv: list[str]) -> Path | None:
         argv: arguments of rl-zoo3's train.
 
     Returns:
-        The run's folder. None after `-optimize`, and if Ctrl-C stopped the training, which saves the agent.
+        The run's folder. None after `-optimize`, and if a signal stopped the training, which saves the agent.
+
+    Raises:
+        SystemExit: the agent could not be written into the run's folder, and is kept elsewhere.
     """
     managers: list[CarRacingExperimentManager] = []
+    given = argv
     argv, trust = without_trust(argv)
-    with script_of_rl_zoo3(trust) as work_begins:
+    with script_of_rl_zoo3(trust) as work_begins, whole_files():
         check_seed(argv)
         script = importlib.import_module("rl_zoo3.train")
 
@@ -42,13 +47,19 @@ def train(argv: list[str]) -> Path | None:
             managers.append(manager_class(args, *further, **kwargs))
             managers[-1].work_begins = work_begins
             managers[-1].trust = trust
+            managers[-1].argv = given
             return managers[-1]
 
         # The script names the class as a global of its module.
-        with arguments_of("train", _with_algo(argv)), patch.object(script, "ExperimentManager", create):
+        with arguments_of("train", with_readable_agent(_with_algo(argv))), patch.object(script, "ExperimentManager", create):
             script.train()
-    has_no_run = managers[-1].interrupted or managers[-1].optimize_hyperparameters
-    return None if has_no_run else Path(managers[-1].save_path)
+    manager = managers[-1]
+    if manager.interrupted or manager.optimize_hyperparameters:
+        return None
+    run = Path(manager.save_path)
+    if manager.saved_as is not None and manager.saved_as.parent != run:
+        sys.exit(1)
+    return run
 
 
 def enjoy(argv: list[str]) -> None:

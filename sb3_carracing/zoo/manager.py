@@ -4,7 +4,7 @@ import inspect
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -14,19 +14,24 @@ import rl_zoo3
 import yaml
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER
+from stable_baselines3.common import monitor
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.callbacks import CheckpointCallback as CheckpointCallbackOfSB3
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from sb3_carracing.agents import load_agent
-from sb3_carracing.callbacks import ValidationCallback
+from sb3_carracing.callbacks import CheckpointCallback, ValidationCallback
 from sb3_carracing.envs.registration import CAR_RACING
 from sb3_carracing.errors import UserError
-from sb3_carracing.files import hyperparams_file
-from sb3_carracing.runs import BEST_STATISTICS, seed_to_go_on, statistics_of
+from sb3_carracing.files import hyperparams_file, replacing, tolerating_full_disk, write_atomically
+from sb3_carracing.runs import BEST_AGENT, BEST_STATISTICS, seed_to_go_on, statistics_of
+from sb3_carracing.signals import check_signals, undisturbed
 from sb3_carracing.vec_env import process_vec_env_class
 from sb3_carracing.zoo import hyperparameters
+from sb3_carracing.zoo.endings import Keeper, PatientResultsWriter, RunFiles, SaveBest
 from sb3_carracing.zoo.storage import shown
 from sb3_carracing.zoo.study import as_yaml, find_trial, load_study, trial_entry
 
@@ -40,6 +45,8 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
     - `--trial-id` may be 0. It trains the trial's hyperparameters with the YAML entry that its study was created with.
     - `-i` resumes where the agent stopped, with its step count, schedules and running means.
     - A run that fails before its first step leaves no folder.
+    - It writes a checkpoint every five minutes and keeps the last three, or one every `--save-freq` steps and keeps all.
+    - A signal or an error saves the agent as it was after the last update. All files are written as a whole.
     - Callbacks with a `run_dir` get the run's folder.
     - If there is a `ValidationCallback`, only it writes best_model.zip and evaluations.npz.
     - monitor.csv also holds the raw score of this package's CarRacing, whose rewards `env_kwargs` may shape.
@@ -51,6 +58,8 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
     """Called right before the first environment step."""
     trust: bool = False
     """Whether a resumed agent may run code."""
+    argv: Sequence[str] = ()
+    """The arguments of `train`, for the command that resumes the run."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # rl-zoo3 passes them by position, and its signature may grow. Binding them by name lets us change one.
@@ -66,6 +75,7 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
             bound["trial_id"] = None
         super().__init__(**bound)
         self.interrupted = False
+        self.saved_as: Path | None = None
         self._has_begun = False
         self._made_folders: list[Path] = []
         if bound.get("vec_env_type") == "subproc":
@@ -114,7 +124,8 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         try:
             if not issubclass(self.vec_env_class, DummyVecEnv):
                 self._make_one_here()
-            env: VecEnv = super().create_envs(*args, **kwargs)
+            with patch.object(monitor, "ResultsWriter", PatientResultsWriter):
+                env: VecEnv = super().create_envs(*args, **kwargs)
         except gym.error.Error as error:
             raise UserError(f"{self.env_name.gym_id} cannot be made: {error}") from error
         return env
@@ -133,11 +144,19 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         super().create_log_folder()
 
     def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
-        """Save hyperparameters, arguments and command as rl-zoo3 does, without the password of a storage."""
+        """Save hyperparameters, arguments and command as rl-zoo3 does, whole and without the password of a storage."""
         words = [shown(word) if self.storage and self.storage in word else word for word in sys.orig_argv]
         shown_storage = shown(self.storage) if self.storage else self.storage
-        with patch.object(sys, "orig_argv", words), patch.object(self.args, "storage", shown_storage):
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            patch.object(self, "params_path", folder),
+            patch.object(sys, "orig_argv", words),
+            patch.object(self.args, "storage", shown_storage),
+        ):
             super()._save_config(saved_hyperparams)
+            written = {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+        for name, content in written.items():
+            write_atomically(Path(self.params_path, name), content)
 
     def _remove_made_folders(self) -> None:
         if self._made_folders and self._made_folders[0] == Path(self.save_path):
@@ -170,66 +189,52 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         return model
 
     def create_callbacks(self) -> None:
-        """Create rl-zoo3's callbacks and pass the run's folder to ours."""
-        super().create_callbacks()
+        """Create rl-zoo3's callbacks and ours in place of its checkpoints, and pass the run's folder to ours."""
+        with patch.object(self, "save_freq", -1):
+            super().create_callbacks()
+        if self.save_freq > 0:
+            self.callbacks.append(CheckpointCallback(every_seconds=None, every_steps=self.save_freq, keep=None))
+        elif self.save_freq < 0 and not any(isinstance(callback, CheckpointCallback) for callback in self.callbacks):
+            self.callbacks.append(CheckpointCallback())
+        run = Path(self.save_path)
         validates = any(isinstance(callback, ValidationCallback) for callback in self.callbacks)
         for callback in self.callbacks:
             if hasattr(callback, "run_dir"):
-                callback.run_dir = Path(self.save_path)
-            if isinstance(callback, CheckpointCallback):
+                callback.run_dir = run
+            if isinstance(callback, CheckpointCallbackOfSB3):
                 callback.save_vecnormalize = True
             if isinstance(callback, EvalCallback):
-                # rl-zoo3 writes to the last agent's file.
-                callback.callback_on_new_best = _SaveStatistics(Path(self.save_path) / BEST_STATISTICS)
+                # rl-zoo3 writes the running means to the last agent's file.
+                callback.best_model_save_path = None
+                callback.callback_on_new_best = SaveBest(run / BEST_AGENT, run / BEST_STATISTICS)
                 callback.callback_on_new_best.parent = callback
             if validates and isinstance(callback, EvalCallback):
                 # Otherwise two evaluations would write the same best_model.zip and evaluations.npz. Here rewards are shaped.
-                callback.best_model_save_path = callback.callback_on_new_best = None
-                callback.log_path = None
-        self.callbacks.append(BeginningCallback(self._begin))
+                callback.callback_on_new_best = callback.log_path = None
 
     def _begin(self) -> None:
         self._has_begun = True
         self.work_begins()
 
     def learn(self, model: BaseAlgorithm) -> None:
-        """Train up to `n_timesteps` steps in all, including the steps of a resumed agent."""
-        learner = _Learner(model, self.continue_training)
+        """Train up to `n_timesteps` steps in all, including the steps of a resumed agent, and save the agent."""
+        run, parameters = Path(self.save_path), Path(self.params_path)
+        files = RunFiles(run, run / f"{self.env_name}.zip", parameters / "vecnormalize.pkl", Path(self.log_folder), self.argv)
+        learner = _Learner(model, self.continue_training, Keeper(self._begin), files)
         try:
             super().learn(learner)
         except BaseException:
             if not self._has_begun:
                 self._remove_made_folders()
             raise
-        self.interrupted = learner.interrupted
+        finally:
+            self.interrupted, self.saved_as = learner.interrupted, learner.saved_as
 
-
-class _SaveStatistics(BaseCallback):
-    """Save the running means whenever it is called."""
-
-    def __init__(self, file: Path) -> None:
-        super().__init__()
-        self._file = file
-
-    def _on_step(self) -> bool:
-        normalize = self.model.get_vec_normalize_env()
-        if normalize is not None:
-            normalize.save(str(self._file))
-        return True
-
-
-class BeginningCallback(BaseCallback):
-    """Call a function at the start of every rollout, right before the first step of it."""
-
-    def __init__(self, begin: Callable[[], None]) -> None:
-        super().__init__()
-        self._begin = begin
-
-    def _on_rollout_start(self) -> None:
-        self._begin()
-
-    def _on_step(self) -> bool:
-        return True
+    def save_trained_model(self, model: BaseAlgorithm) -> None:
+        """Save the replay buffer if it is asked for; `learn` has saved the agent, before the environments were closed."""
+        if self.save_replay_buffer and isinstance(model, OffPolicyAlgorithm):
+            with tolerating_full_disk(), replacing(Path(self.save_path, "replay_buffer.pkl")) as file:
+                model.save_replay_buffer(file)
 
 
 def _default_config(algo: str, env_id: str) -> Path:
@@ -268,20 +273,31 @@ class _Learner:
     pass the remaining steps, so that learning rate and clip range continue where they were.
     """
 
-    def __init__(self, model: BaseAlgorithm, resumes: bool):
+    def __init__(self, model: BaseAlgorithm, resumes: bool, keeper: Keeper, files: RunFiles):
         self._model = model
         self._resumes = resumes
+        self._keeper = keeper
+        self._files = files
         self.interrupted = False
+        self.saved_as: Path | None = None
 
-    def learn(self, total_timesteps: int, **kwargs: Any) -> None:
-        """Train up to `total_timesteps` [steps] and note Ctrl-C, which rl-zoo3 swallows to save the agent."""
+    def learn(self, total_timesteps: int, callback: Sequence[BaseCallback] = (), **kwargs: Any) -> None:
+        """Train up to `total_timesteps` [steps], and save the agent before rl-zoo3 closes the environments.
+
+        After a signal or an error, this is the agent after the last update. rl-zoo3 swallows a KeyboardInterrupt.
+        """
+        learn = self._learn_on if self._resumes else self._model.learn
         try:
-            if self._resumes:
-                self._learn_on(total_timesteps, **kwargs)
-            else:
-                self._model.learn(total_timesteps, **kwargs)
-        except KeyboardInterrupt:
-            self.interrupted = True
+            learn(total_timesteps, callback=[self._keeper, *callback], **kwargs)
+            check_signals()
+            assert self._keeper.kept is not None
+            with undisturbed():
+                print(f"Saving to {self._files.run}")
+                self.saved_as = self._files.save(self._keeper.kept)
+        except BaseException as error:
+            self.interrupted = isinstance(error, KeyboardInterrupt)
+            with undisturbed():
+                self.saved_as = self._files.end(self._keeper.kept, error)
             raise
 
     def _learn_on(self, total_timesteps: int, **kwargs: Any) -> None:

@@ -1,6 +1,7 @@
 """Which agent a script of rl-zoo3 plays, and with which running means."""
 
 import argparse
+import inspect
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from sb3_carracing.envs.training_rules import without_retired
 from sb3_carracing.errors import UserError
 from sb3_carracing.files import data_dir
 from sb3_carracing.pipelines import env_spec, is_car_racing
-from sb3_carracing.runs import BEST_AGENT, TRAINED_AGENTS, statistics_of
+from sb3_carracing.runs import BEST_AGENT, TRAINED_AGENTS, readable_agent, statistics_of
 from sb3_carracing.zoo.register import ALGO_NAME
 
 
@@ -151,9 +152,10 @@ def with_own_statistics(work_begins: Callable[[], None]) -> Iterator[None]:
     create = rl_zoo3.utils.create_test_env
 
     def note_agent(*args: Any, **kwargs: Any) -> tuple[str, str, str]:
-        found: tuple[str, str, str] = get_model_path(*args, **kwargs)
-        played.append(Path(found[1]))
-        return found
+        prefix, file, folder = get_model_path(*args, **kwargs)
+        asked = inspect.signature(get_model_path).bind(*args, **kwargs).arguments
+        played.append(Path(file) if asked.get("load_checkpoint") is not None else readable_agent(Path(file)))
+        return prefix, str(played[-1]), folder
 
     def create_env(env_id: str, *args: Any, stats_path: str | None = None, **kwargs: Any) -> VecEnv:
         if is_car_racing(env_spec(env_id)):

@@ -13,6 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from sb3_carracing.evaluation import EpisodeResult
 from sb3_carracing.ppo.beta_ppo import NonFiniteLossError
 from sb3_carracing.runs import BEST_AGENT
+from sb3_carracing.signals import check_signals
 
 
 class Reporter(BaseCallback):
@@ -46,6 +47,7 @@ class Reporter(BaseCallback):
         self._reported: list[float] = []
 
     def _on_step(self) -> bool:
+        check_signals()  # with several jobs, a signal interrupts only the main thread
         return True
 
     def _on_rollout_start(self) -> None:

@@ -5,20 +5,25 @@ runs, we replace the functions that they call for this. Nothing from a run folde
 `eval`, `pickle` or an import that our reader has not allowed.
 """
 
+import io
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import rl_zoo3.exp_manager
 import rl_zoo3.utils
 import yaml
-from stable_baselines3.common import base_class, off_policy_algorithm
+from stable_baselines3.common import base_class, callbacks, off_policy_algorithm, save_util
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_carracing.errors import UserError
+from sb3_carracing.files import tolerating_full_disk, write_atomically
 from sb3_carracing.ppo.beta_ppo import BetaPPO
+from sb3_carracing.ppo.saving.archives import write_file
 from sb3_carracing.ppo.saving.sb3_files import load_from_zip_file
 from sb3_carracing.ppo.saving.vec_normalize import read_statistics, write_statistics
 from sb3_carracing.run_safety import DataLoader, check_wrappers, evaluate
@@ -51,6 +56,29 @@ def safe_files(trust: bool = False) -> Iterator[None]:
             for module in (rl_zoo3.utils, rl_zoo3.exp_manager):
                 # A global of this name takes precedence over the builtin.
                 replace(module, "eval", _evaluate, create=True)
+        yield
+
+
+@contextmanager
+def whole_files() -> Iterator[None]:
+    """Let SB3 write agents and evaluations.npz as a whole: a killed training leaves the old file or the new one."""
+    save = save_util.save_to_zip_file
+
+    def save_whole(save_path: str | Path | io.BufferedIOBase, *args: Any, **kwargs: Any) -> None:
+        content = io.BytesIO()
+        save(content, *args, **kwargs)
+        write_file(save_path, content.getvalue())
+
+    def save_arrays(file: Any, **arrays: Any) -> None:
+        content = io.BytesIO()
+        np.savez(content, **arrays)
+        with tolerating_full_disk():
+            write_atomically(Path(f"{str(file).removesuffix('.npz')}.npz"), content.getvalue())
+
+    with (
+        patch.object(base_class, "save_to_zip_file", save_whole),
+        patch.object(callbacks, "np", SimpleNamespace(**{**vars(np), "savez": save_arrays})),
+    ):
         yield
 
 

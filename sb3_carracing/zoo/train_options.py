@@ -1,10 +1,13 @@
 """Options of rl-zoo3's train that it would silently ignore."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from sb3_carracing.checks import whole_number
 from sb3_carracing.errors import UserError
+from sb3_carracing.files import listing
+from sb3_carracing.runs import agents_of, readable_agent
 
 # Options of a search, with rl-zoo3's defaults.
 _OF_A_SEARCH: dict[str, Any] = {
@@ -54,6 +57,29 @@ def check_train_options(args: argparse.Namespace) -> None:
     kept = sorted({"policy", "policy_kwargs"} & set(args.hyperparams or ()))
     if args.trained_agent and kept:
         raise UserError(f"-params {kept[0]} does not go with -i: the network is the agent's own")
+
+
+def with_readable_agent(argv: list[str]) -> list[str]:
+    """Return the arguments with a file after `-i` that rl-zoo3 can resume.
+
+    A run folder means its last agent. In place of a damaged agent, it is the newest readable one of the run.
+
+    Raises:
+        UserError: the folder holds no agent.
+    """
+    parser = argparse.ArgumentParser(prog="python -m sb3_carracing train", add_help=False)
+    parser.add_argument("-i", "--trained-agent", type=Path)
+    wanted: Path | None = parser.parse_known_args(argv)[0].trained_agent
+    if wanted is None or not (wanted.is_dir() or (wanted.suffix == ".zip" and wanted.is_file())):
+        return argv
+    if wanted.is_dir():
+        agents = agents_of(wanted)
+        if not agents:
+            there = sorted(path.name for path in wanted.iterdir())
+            raise UserError(f"-i {wanted} holds no agent; it holds {listing(there)}")
+        wanted = agents[0]
+    # If an option is repeated, the last one counts.
+    return [*argv, "-i", str(readable_agent(wanted))]
 
 
 def check_seed(argv: list[str]) -> None:

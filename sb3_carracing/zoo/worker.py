@@ -14,6 +14,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
+from sb3_carracing.signals import check_signals
 from sb3_carracing.zoo.storage import GRACE, PatientStorage
 from sb3_carracing.zoo.study import retried_number
 
@@ -70,6 +71,7 @@ class Worker:
 
     def _loop(self) -> None:
         while not self._failed and (runs := self._next()) is not None:
+            check_signals()
             if not runs:
                 self._say_once_that_it_waits()
                 time.sleep(self._pause())

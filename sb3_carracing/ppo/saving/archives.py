@@ -137,16 +137,32 @@ def read_file(path: str | Path | io.BufferedIOBase) -> tuple[bytes, str]:
     return content, name
 
 
+def damage(path: Path) -> str | None:
+    """Return what is broken in a zip file (its end, an entry's checksum) for a message; None if it can be read."""
+    try:
+        archive = Archive(*read_file(path))
+        for entry in archive.entries:
+            archive.read(entry)
+    except (UserError, OSError) as error:
+        return str(error)
+    return None
+
+
 def write_archive(path: str | Path | io.BufferedIOBase, entries: Mapping[str, bytes]) -> None:
-    """Write a zip file without compression; a path is replaced at once, and gets SB3's `.zip` if it has no suffix."""
+    """Write a zip file without compression, see `write_file`."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         for name, content in entries.items():
             archive.writestr(name, content)
+    write_file(path, stream.getvalue())
+
+
+def write_file(path: str | Path | io.BufferedIOBase, content: bytes) -> None:
+    """Write the bytes of a zip file; a path is replaced at once, and gets SB3's `.zip` if it has no suffix."""
     if isinstance(path, str | Path):
-        write_atomically(_target(Path(path)), stream.getvalue())
+        write_atomically(_target(Path(path)), content)
     else:
-        open_path(path, "w").write(stream.getvalue())
+        open_path(path, "w").write(content)
 
 
 def _target(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +39,35 @@ def as_data(venv: VecNormalize, encode: Encoder) -> dict[str, Any]:
 
 def write_statistics(path: str | Path | io.BufferedIOBase, venv: VecNormalize) -> None:
     """Write the running means of a VecNormalize into a file of their own, without pickle."""
+    write_archive(path, _entries(venv))
+
+
+def _entries(venv: VecNormalize) -> dict[str, bytes]:
     encode = Encoder()
     document = {"format": FORMAT, "version": 1, "vec_normalize": as_data(venv, encode)}
     entries = {"vec_normalize.json": json.dumps(document, indent=1, allow_nan=False).encode()}
-    write_archive(path, entries | {"arrays.safetensors": safetensors.numpy.save(encode.arrays)})
+    return entries | {"arrays.safetensors": safetensors.numpy.save(encode.arrays)}
+
+
+def with_statistics(agent: bytes, venv: VecNormalize) -> bytes:
+    """Return an agent's zip file with running means in it, so that both change together; ours has them already.
+
+    SB3 ignores the additional entries when it loads the agent.
+    """
+    stream = io.BytesIO(agent)
+    with zipfile.ZipFile(stream, "a") as archive:
+        if "agent.json" not in archive.namelist():
+            for name, content in _entries(venv).items():
+                archive.writestr(name, content)
+    return stream.getvalue()
 
 
 def has_statistics(path: Path) -> bool:
     """Return whether a file is an agent that was saved with its running means."""
     try:
         archive = Archive(*read_file(path))
+        if "vec_normalize.json" in archive:
+            return True
         return "agent.json" in archive and "vec_normalize" in archive.read_json("agent.json")
     except UserError:
         return False

@@ -127,6 +127,8 @@ def _encode_or_note(encode: Encoder, name: str, value: Any, missing: dict[str, s
 
 
 def _warn_of_what_is_missing(path: Any, missing: dict[str, str], model: Any) -> None:
+    if not isinstance(path, str | Path):
+        path = "in memory"
     if missing:
         warnings.warn(
             f"The agent {path} lacks what cannot be saved without pickle ({'; '.join(missing.values())}): to load it, pass "

@@ -1,0 +1,198 @@
+"""How a training of the command line ends: what is saved at a signal, an error or a full disk, and how to go on from it."""
+
+import shlex
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.monitor import ResultsWriter
+
+from sb3_carracing.callbacks.checkpoint import agent_bytes, state_bytes, statistics_bytes
+from sb3_carracing.files import next_free, tolerating_full_disk, write_atomically
+from sb3_carracing.signals import Stopped, check_signals, has_come, postpone, say
+
+PAUSE = 20
+"""Where updates follow each other quickly, the state is kept after this many times the time that keeping takes."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The state of a training after an update.
+
+    Attributes:
+        agent: the bytes of an agent's zip file.
+        statistics: the bytes of a file with its running means; None without VecNormalize.
+        steps: of the training.
+    """
+
+    agent: bytes
+    statistics: bytes | None
+    steps: int
+
+
+class Keeper(BaseCallback):
+    """Keep the state after the last finished update in memory, and stop the training at a signal.
+
+    Off-policy algorithms and small rollouts update every few milliseconds, and keeping each state would slow them down. There
+    some states are skipped, and a signal waits for the next update.
+
+    Args:
+        begin: called at the start of every rollout, right before the first step of it.
+    """
+
+    def __init__(self, begin: Callable[[], None]) -> None:
+        super().__init__()
+        self.kept: Kept | None = None
+        self._begin = begin
+        self._not_before = 0.0
+        self._skipped = False
+
+    def _on_rollout_start(self) -> None:
+        self._begin()
+        start = time.monotonic()
+        skips = start < self._not_before
+        if not skips or has_come():
+            self._keep()
+            self._not_before = start + PAUSE * (time.monotonic() - start)
+        check_signals()
+        self._skipped = skips
+        postpone(skips)
+
+    def _on_step(self) -> bool:
+        if not self._skipped:
+            check_signals()
+        return True
+
+    def _on_training_end(self) -> None:
+        self._keep()
+        postpone(False)
+
+    def _keep(self) -> None:
+        self.kept = Kept(state_bytes(self.model), statistics_bytes(self.model), self.model.num_timesteps)
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Where a run's agent goes.
+
+    Attributes:
+        run: the run's folder.
+        agent: the file of the last agent.
+        statistics: the file of its running means.
+        log_folder: the folder that the user has asked for.
+        argv: arguments of `train`.
+    """
+
+    run: Path
+    agent: Path
+    statistics: Path
+    log_folder: Path
+    argv: Sequence[str]
+
+    def save(self, kept: Kept) -> Path:
+        """Write the run's last agent, or keep it elsewhere if that fails.
+
+        Returns:
+            The agent's file.
+
+        Raises:
+            OSError: it cannot be written anywhere.
+        """
+        with tolerating_full_disk():
+            if kept.statistics is not None:
+                write_atomically(self.statistics, kept.statistics)
+        elsewhere = "_".join((self.run.parent.name, self.run.name)) + ".zip"
+        failed: OSError | None = None
+        for file in (self.agent, *(next_free(Path(folder, elsewhere)) for folder in (self.log_folder, tempfile.gettempdir()))):
+            try:
+                write_atomically(file, kept.agent)
+            except OSError as error:
+                failed = failed or error
+                continue
+            if failed is not None:
+                say(f"{failed}: the agent is kept as {file} instead")
+            return file
+        assert failed is not None
+        raise failed
+
+    def end(self, kept: Kept | None, error: BaseException) -> Path | None:
+        """Save what is kept of a training that a signal or an error has ended, and say how to go on.
+
+        A signal's sentence is printed. An error gets it as a note, which stands below its traceback.
+
+        Returns:
+            The agent's file; None if nothing is kept, since the training has not begun.
+        """
+        if kept is None:
+            return None
+        file = self.save(kept)
+        source = self.run if file == self.agent else file
+        cause = f"Stopped by {error}: the" if isinstance(error, Stopped) else "The"
+        sentence = (
+            f"{cause} agent after {kept.steps} steps is saved as {file}; resume with: "
+            f"{shlex.join(['python', '-m', 'sb3_carracing', 'train', *_without_agent(self.argv), '-i', str(source)])}"
+        )
+        if isinstance(error, Exception):
+            error.add_note(sentence)
+            error.ended_a_training = True  # type: ignore[attr-defined]
+        else:
+            say(sentence)
+        return file
+
+
+def _without_agent(argv: Sequence[str]) -> list[str]:
+    """Return the arguments of `train` without the agent to resume."""
+    words = list(argv)
+    for option in ("-i", "--trained-agent"):
+        while option in words:
+            place = words.index(option)
+            del words[place : place + 2]
+    return words
+
+
+class SaveBest(BaseCallback):
+    """Save the best agent of rl-zoo3's evaluation with its running means.
+
+    Args:
+        agent: the file to write to.
+        statistics: the file of its running means.
+    """
+
+    parent: Any
+
+    def __init__(self, agent: Path, statistics: Path) -> None:
+        super().__init__()
+        self._agent = agent
+        self._statistics = statistics
+        self._best_saved = -np.inf
+
+    def _on_step(self) -> bool:
+        with tolerating_full_disk() as errors:
+            statistics = statistics_bytes(self.model)
+            if statistics is not None:
+                write_atomically(self._statistics, statistics)
+            write_atomically(self._agent, agent_bytes(self.model))
+        if errors:
+            self.parent.best_mean_reward = self._best_saved
+        self._best_saved = self.parent.best_mean_reward
+        return True
+
+
+class PatientResultsWriter(ResultsWriter):
+    """Monitor's writer of monitor.csv; rows that do not fit on a full disk wait in its buffer."""
+
+    def write_row(self, epinfo: dict[str, float]) -> None:
+        """Write a row, or warn if that fails."""
+        with tolerating_full_disk(self.file_handler.name):
+            super().write_row(epinfo)
+
+    def close(self) -> None:
+        """Close the file, whether or not the last rows can be written."""
+        with suppress(OSError):
+            super().close()

@@ -24,6 +24,7 @@ from sb3_carracing.callbacks import ValidationCallback
 from sb3_carracing.envs.registration import CAR_RACING
 from sb3_carracing.errors import UserError
 from sb3_carracing.files import hyperparams_file
+from sb3_carracing.ppo.finite import NonFiniteError
 from sb3_carracing.runs import BEST_STATISTICS, seed_to_go_on, statistics_of
 from sb3_carracing.vec_env import process_vec_env_class
 from sb3_carracing.zoo import hyperparameters
@@ -193,13 +194,21 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         self.work_begins()
 
     def learn(self, model: BaseAlgorithm) -> None:
-        """Train up to `n_timesteps` steps in all, including the steps of a resumed agent."""
+        """Train up to `n_timesteps` steps in all, including the steps of a resumed agent.
+
+        Raises:
+            UserError: Something became NaN or infinite. The agent from before it is saved.
+        """
         learner = _Learner(model, self.continue_training)
         try:
             super().learn(learner)
-        except BaseException:
+        except BaseException as error:
             if not self._has_begun:
                 self._remove_made_folders()
+            elif isinstance(error, NonFiniteError):
+                self.save_trained_model(model)
+                agent = f"{self.save_path}/{self.env_name}.zip"
+                raise UserError(f"{error} The agent is saved: `train` resumes from it with -i {agent}") from error
             raise
         self.interrupted = learner.interrupted
 

@@ -39,7 +39,7 @@ def load(name: str) -> Callable[..., Any]:
 
 
 def test_every_example_is_run_here() -> None:
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*BUDGETS, "custom_envs"}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*BUDGETS, "custom_envs", "drive_onnx"}
 
 
 @pytest.mark.parametrize("name", BUDGETS)

@@ -22,12 +22,14 @@ class Command:
         help: one line.
         target: "module:function" in `sb3_carracing`. The function takes the command's arguments as a list.
         group: heading in the help.
+        extra: optional dependencies of this package that it needs.
     """
 
     name: str
     help: str
     target: str
     group: str
+    extra: str = "zoo"
 
     def load(self) -> Callable[[list[str]], Any]:
         """Import the function, and with it the libraries that it needs.
@@ -36,20 +38,21 @@ class Command:
             UserError: a library is not installed.
         """
         module, _, function = self.target.partition(":")
-        with libraries_of(self.name):
+        with libraries_of(self.name, self.extra):
             loaded: Callable[[list[str]], Any] = getattr(importlib.import_module(f"sb3_carracing.{module}"), function)
         return loaded
 
 
 @contextmanager
-def libraries_of(command: str) -> Iterator[None]:
+def libraries_of(command: str, extra: str = "zoo") -> Iterator[None]:
     """Raise a UserError if an import fails because a library that a command needs is not installed."""
     try:
         yield
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "sb3_carracing":
             raise
-        raise UserError(f"{command} needs {error.name}, which is not installed: pip install 'sb3-carracing[zoo]'") from error
+        message = f"{command} needs {error.name}, which is not installed: pip install 'sb3-carracing[{extra}]'"
+        raise UserError(message) from error
 
 
 COMMANDS = {
@@ -71,6 +74,7 @@ COMMANDS = {
         Command("push_to_hub", "upload an agent to the Hugging Face hub", "zoo.commands:push_to_hub", OF_RL_ZOO3),
         Command("preview", "show what an agent sees", "cli.preview:main", FURTHER),
         Command("convert", "convert an agent to the format without pickle", "cli.convert:main", FURTHER),
+        Command("export", "write an agent as ONNX", "cli.export:main", FURTHER, "onnx"),
         Command("train_and_report", "train, then evaluate, plot and record the run", "cli.train_and_report:main", FURTHER),
     )
 }

@@ -35,6 +35,15 @@ from sb3_carracing.ppo import hyperparameters, losses
 from sb3_carracing.ppo.buffers import CompactRolloutBuffer
 from sb3_carracing.ppo.copying import copy_model
 from sb3_carracing.ppo.distributions import BetaDistribution
+from sb3_carracing.ppo.finite import (
+    NonFiniteLossError,
+    check_before_step,
+    check_update,
+    keeps_good_weights,
+    weights_norm,
+    with_finite_values,
+)
+from sb3_carracing.ppo.health import Watch
 from sb3_carracing.ppo.losses import ValueLoss
 from sb3_carracing.ppo.metrics import outputs_of, share_at_bounds, to_host
 from sb3_carracing.ppo.policies import (
@@ -50,20 +59,16 @@ from sb3_carracing.ppo.saving.weights import match_layout
 from sb3_carracing.ppo.torch_layers import ImageExtractor
 from sb3_carracing.system import keep_freed_memory
 
-__all__ = ["BetaPPO"]
-
-
-class NonFiniteLossError(ValueError):
-    """The loss became NaN or infinite, so the weights are lost."""
+__all__ = ["BetaPPO", "NonFiniteLossError"]
 
 
 class BetaPPO(OnPolicyAlgorithm):
     """PPO, clip version (Schulman et al. 2017), with a Beta policy (Chou et al. 2017) on bounded continuous actions.
 
     A drop-in replacement for `stable_baselines3.PPO`, with the same arguments, defaults, log keys, warnings and errors. It
-    refuses options that a Beta cannot support, checks hyperparameters before the first step, and raises `NonFiniteLossError`
-    as soon as the loss is not finite. On Discrete, MultiDiscrete and MultiBinary actions it is PPO with SB3's own
-    distributions.
+    refuses options that a Beta cannot support, checks hyperparameters before the first step, and raises `NonFiniteError`
+    before it learns from NaN or infinity. It warns once of each sign that a training goes wrong, see `health.Watch`. On
+    Discrete, MultiDiscrete and MultiBinary actions it is PPO with SB3's own distributions.
 
     It logs PPO's keys under `train/`, and `grad_norm` (the mean before clipping). On Box actions it also logs
     `concentration_mean` and `concentration_max` of alpha + beta (2 is uniform, thousands mean certainty) and
@@ -193,6 +198,7 @@ class BetaPPO(OnPolicyAlgorithm):
         if self.rollout_buffer_class is None and not isinstance(self.observation_space, spaces.Dict):
             self.rollout_buffer_class = CompactRolloutBuffer
         super()._setup_model()
+        self._watch = Watch()
         if isinstance(self.action_space, spaces.Box) and not np.can_cast(np.float32, self.action_space.dtype):
             # SB3 would round stored actions to the dtype of the action space, but they have to equal those played.
             self.rollout_buffer.action_space = spaces.Box(-np.inf, np.inf, self.action_space.shape, np.float32)
@@ -269,7 +275,7 @@ class BetaPPO(OnPolicyAlgorithm):
         )
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_scheduled_learning_rate"]
+        return [*super()._excluded_save_params(), "_scheduled_learning_rate", "_watch"]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Copy the model and its environment; both copies share the logger."""
@@ -288,6 +294,7 @@ class BetaPPO(OnPolicyAlgorithm):
         """Warn, as stock PPO does, when a small network is trained on a GPU."""
         super()._maybe_recommend_cpu(mlp_class_name)
 
+    @keeps_good_weights
     def train(self) -> None:
         """Update actor and critic with the rollout: `n_epochs` passes over it in shuffled minibatches."""
         self.policy.set_training_mode(True)
@@ -312,6 +319,7 @@ class BetaPPO(OnPolicyAlgorithm):
                 loss.backward()
                 grad_norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
                 metrics["grad_norm"].append(grad_norm.detach())
+                check_before_step(self, metrics)
                 self.policy.optimizer.step()
 
             self._n_updates += 1
@@ -368,32 +376,27 @@ class BetaPPO(OnPolicyAlgorithm):
         """Hand the means of the update to the logger.
 
         Raises:
-            NonFiniteLossError: The loss became NaN or infinite. The weights are then lost, but the last checkpoint is not.
+            NonFiniteLossError: A loss, a gradient or a weight became NaN or infinite.
         """
         params = metrics.pop("params", [])
         if params:
             assert isinstance(self.policy.action_dist, BetaDistribution)
             concentration = copy.copy(self.policy.action_dist).proba_distribution(th.cat(params)).concentration
             metrics["concentration_mean"], metrics["concentration_max"] = [concentration.mean()], [concentration.max()]
+        metrics["weights_norm"] = [weights_norm(self.policy)]
         on_host = to_host(metrics)
-        means = {key: float(values.mean()) for key, values in on_host.items()}
-        if not np.isfinite(means["loss"]):
-            raise NonFiniteLossError(
-                f"The loss became {means['loss']} in update {self._n_updates} (after {self.num_timesteps} steps). Look at "
-                "the scale of the reward and at the observations, lower learning_rate or max_grad_norm, and continue from "
-                "the last checkpoint."
-            )
+        check_update(self, on_host)
+        means = {key: float(values.mean()) for key, values in on_host.items() if key != "weights_norm"}
         means["loss"] = float(on_host["loss"][-1])  # as SB3 logs it
         if params:
             assert isinstance(self.action_space, spaces.Box)
             means["actions_at_bounds"] = share_at_bounds(self.rollout_buffer.actions, self.action_space)
+        # Environment by environment, in the order in which SB3 adds them up.
+        values, returns = (part.flatten("F") for part in (self.rollout_buffer.values, self.rollout_buffer.returns))
+        means["explained_variance"] = float(explained_variance(values, returns))
         for key, value in means.items():
             self.logger.record(f"train/{key}", value)
-        self.logger.record(
-            "train/explained_variance",
-            # Environment by environment, in the order in which SB3 adds them up.
-            explained_variance(self.rollout_buffer.values.flatten("F"), self.rollout_buffer.returns.flatten("F")),
-        )
+        self._watch.look(self._n_updates, means, self.max_grad_norm, self.action_space)
         if hasattr(self.policy, "log_std"):
             self.logger.record("train/std", th.exp(self.policy.log_std).mean().item())
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
@@ -419,7 +422,7 @@ class BetaPPO(OnPolicyAlgorithm):
             keep_freed_memory()
         return super().learn(
             total_timesteps=total_timesteps,
-            callback=callback,
+            callback=with_finite_values(self, callback),
             log_interval=log_interval,
             tb_log_name=tb_log_name,
             reset_num_timesteps=reset_num_timesteps,

@@ -160,7 +160,8 @@ class BlogCNN(ImageExtractor):
 
     def preprocess(self, images: th.Tensor) -> th.Tensor:
         """Pass bytes on to `forward`, which scales them in one go; a subclass's `forward` gets floats in [0, 1]."""
-        if images.dtype == th.uint8 and type(self).forward is BlogCNN.forward:
+        # ONNX cannot take unsigned bytes for signed ones.
+        if images.dtype == th.uint8 and type(self).forward is BlogCNN.forward and not th.compiler.is_exporting():
             return images
         return super().preprocess(images)
 

@@ -27,6 +27,7 @@ from sb3_carracing.callbacks import CheckpointCallback, ValidationCallback
 from sb3_carracing.envs.registration import CAR_RACING
 from sb3_carracing.errors import UserError
 from sb3_carracing.files import hyperparams_file, replacing, tolerating_full_disk, write_atomically
+from sb3_carracing.ppo.finite import NonFiniteError
 from sb3_carracing.runs import BEST_AGENT, BEST_STATISTICS, seed_to_go_on, statistics_of
 from sb3_carracing.signals import check_signals, undisturbed
 from sb3_carracing.vec_env import process_vec_env_class
@@ -217,15 +218,21 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         self.work_begins()
 
     def learn(self, model: BaseAlgorithm) -> None:
-        """Train up to `n_timesteps` steps in all, including the steps of a resumed agent, and save the agent."""
+        """Train up to `n_timesteps` steps in all, including the steps of a resumed agent, and save the agent.
+
+        Raises:
+            UserError: Something became NaN or infinite. The agent from before it is saved.
+        """
         run, parameters = Path(self.save_path), Path(self.params_path)
         files = RunFiles(run, run / f"{self.env_name}.zip", parameters / "vecnormalize.pkl", Path(self.log_folder), self.argv)
         learner = _Learner(model, self.continue_training, Keeper(self._begin), files)
         try:
             super().learn(learner)
-        except BaseException:
+        except BaseException as error:
             if not self._has_begun:
                 self._remove_made_folders()
+            if isinstance(error, NonFiniteError):
+                raise UserError(" ".join([str(error), *getattr(error, "__notes__", ())])) from error
             raise
         finally:
             self.interrupted, self.saved_as = learner.interrupted, learner.saved_as

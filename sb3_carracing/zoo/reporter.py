@@ -11,7 +11,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_carracing.evaluation import EpisodeResult
-from sb3_carracing.ppo.beta_ppo import NonFiniteLossError
+from sb3_carracing.ppo.finite import NonFiniteError
 from sb3_carracing.runs import BEST_AGENT
 from sb3_carracing.signals import check_signals
 
@@ -89,7 +89,7 @@ class Reporter(BaseCallback):
 def divergence(model: BaseAlgorithm | None, error: Exception) -> str | None:
     """Return the reason if an error means that training has diverged to NaN, else None."""
     first_line = (str(error).splitlines() or [type(error).__name__])[0]
-    if isinstance(error, NonFiniteLossError):
+    if isinstance(error, NonFiniteError):
         return f"NaN: {first_line}"
     if model is not None and has_lost_weights(model):
         return f"NaN: the weights are not finite: {first_line}"

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -15,6 +16,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from sb3_carracing import BetaPPO
 from sb3_carracing.cli import main
 from sb3_carracing.files import data_dir
 from sb3_carracing.zoo.played_agents import AskedAgent, options_for
@@ -333,3 +335,38 @@ def test_a_run_that_fails_before_its_first_step_leaves_no_folder(
     agent = "logs/beta_ppo/Pendulum-v1_1/Pendulum-v1.zip"
     assert "already played 64 steps" in refused(capsys, *train, "-i", agent)
     assert [path.name for path in Path("logs/beta_ppo").iterdir()] == ["Pendulum-v1_1"]
+
+
+class Diverges(gym.Wrapper[Any, Any, Any, Any]):
+    """Pendulum whose 70th step returns an infinite observation."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(gym.make("Pendulum-v1", **kwargs))
+        self.n_steps = 0
+
+    def step(self, action: Any) -> Any:
+        """Step, and spoil the one."""
+        observation, *rest = self.env.step(action)
+        self.n_steps += 1
+        return (observation * np.inf if self.n_steps == 70 else observation), *rest
+
+
+def test_a_training_that_diverges_saves_what_it_had_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(gym.registry, "Diverges-v0", gym.envs.registration.EnvSpec("Diverges-v0", Diverges))
+    Path("small.yml").write_text(
+        "default: {policy: MlpPolicy, n_timesteps: 1000, normalize: true, n_envs: 1, n_steps: 32, batch_size: 32}"
+    )
+    command = ["train", "--env", "Diverges-v0", "-conf", "small.yml", "--eval-freq", "-1", "--verbose", "0", "--seed", "1"]
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == 2
+    (sentence,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sb3_carracing: ")]
+    assert "The observation of environment 0 is" in sentence
+    assert "step 70" in sentence
+    agent = sentence.rpartition("-i ")[2]
+    main([*command, "-n", "134", "-i", agent])
+    resumed = BetaPPO.load(tmp_path / "logs/beta_ppo/Diverges-v0_2/Diverges-v0.zip")
+    assert resumed.num_timesteps >= 134

@@ -33,7 +33,7 @@ from sb3_carracing.ppo.saving import vec_normalize
 from sb3_carracing.ppo.saving.archives import write_archive
 from sb3_carracing.ppo.saving.named_classes import dotted_name, passed_classes
 from sb3_carracing.ppo.saving.plain_data import TAG, Encoder, NotDataError
-from sb3_carracing.ppo.saving.weights import optimizer_as_data, tensors_as_bytes
+from sb3_carracing.ppo.saving.weights import check_all_finite, optimizer_as_data, tensors_as_bytes
 
 FORMAT = "sb3-carracing agent"
 FORMAT_VERSION = 1
@@ -82,6 +82,7 @@ def save_agent(
         name: _encode_or_note(encode, f"policy.{name}", value, missing) for name, value in policy_options(policy).items()
     }
     state_dicts = model.get_parameters()
+    check_all_finite(f"{path} is not written", "the agent", state_dicts)
     weights, aliases = tensors_as_bytes(state_dicts["policy"])
     tensors, optimizer = optimizer_as_data(
         state_dicts["policy.optimizer"], lambda name, value: _encode_or_note(encode, name, value, missing)

@@ -33,7 +33,9 @@ def distribution(mean: float, concentration: float) -> BetaDistribution:
 def draw_densities(axes: Axes) -> None:
     """Draw a Beta becoming more certain, and the Gaussian with the moments of one of them."""
     actions = np.linspace(-1.0, 1.0, 401)
-    for (color, style), (mean, concentration) in zip(_STYLES, [(0.0, 2.0), (0.3, 5.0), (0.6, 20.0), (0.85, 60.0)], strict=True):
+    for (color, style), (mean, concentration) in zip(
+        _STYLES, [(0.0, 2.0), (0.3, 5.0), (0.6, 20.0), (0.85, 60.0)], strict=True
+    ):
         beta = distribution(mean, concentration)
         density = beta.log_prob(th.as_tensor(actions)[:, None]).exp()
         axes.plot(actions, density, color=color, linestyle=style, label=f"{beta.alpha.item():.1f}, {beta.beta.item():.1f}")

@@ -33,8 +33,8 @@ html_title = f"sb3-carracing {release}"
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 html_math_renderer = "mathml"
-pygments_style = "friendly"
-pygments_dark_style = "github-dark"
+html_show_copyright = False
+html_show_sourcelink = False
 
 myst_enable_extensions = ["dollarmath", "deflist", "html_image"]
 myst_heading_anchors = 3
@@ -44,7 +44,7 @@ autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"show-inheritance": True}
-autoclass_content = "class"
+toc_object_entries_show_parents = "hide"
 napoleon_numpy_docstring = False
 
 # Links to other projects need their inventories from the network.
@@ -87,6 +87,6 @@ def _block_mathml(translator: HTML5Translator, node: nodes.math_block) -> None:
 
 def setup(app: Sphinx) -> None:
     """Add the directive `command-help`, and formulas that browsers show without a script from the network."""
-    os.environ["COLUMNS"] = "100"  # the width at which argparse wraps its help
+    os.environ["COLUMNS"] = "88"  # the width at which argparse wraps its help
     app.add_directive("command-help", CommandHelp)
     app.add_html_math_renderer("mathml", (_inline_mathml, None), (_block_mathml, None))

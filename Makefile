@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(VENV)/.installed-run
 TEST := $(VENV)/.installed-test
+DOCS := $(VENV)/.installed-docs
 export SDL_VIDEODRIVER ?= dummy
 export MPLBACKEND ?= Agg
 # Arguments for train, the same as rl-zoo3's, e.g. make train ARGS="--env CarRacingBlog-v3 -n 100000"
@@ -11,7 +12,7 @@ ARGS ?=
 # Number of tracks that the evaluation after training plays. The full protocol plays 100.
 TRACKS ?= 10
 
-.PHONY: help setup train test test-quick test-slow test-lowest test-latest lint lock clean
+.PHONY: help setup train test test-quick test-slow test-lowest test-latest lint docs lock clean
 
 help:
 	@echo "make train        train on CarRacing (a million frames, 14 to 33 minutes on one core), then evaluate, plot and film"
@@ -21,6 +22,7 @@ help:
 	@echo "make test-lowest  run the tests with the lowest supported versions, in a virtual environment of its own"
 	@echo "make test-latest  run the tests with the newest versions, in a virtual environment of its own"
 	@echo "make lint         run ruff and mypy"
+	@echo "make docs         build the documentation into docs/_build/html; with DOCS_ONLINE=1 it links to other projects"
 	@echo "make lock         write requirements.lock anew from what is installed in .venv"
 
 setup: $(TEST)
@@ -40,6 +42,10 @@ $(RUN): pyproject.toml requirements.lock
 
 $(TEST): $(RUN)
 	$(call install,$(VENV),requirements.lock,--group dev)
+	touch $@
+
+$(DOCS): $(RUN)
+	$(call install,$(VENV),requirements.lock,--group docs)
 	touch $@
 
 train: $(RUN)
@@ -86,8 +92,12 @@ lint: $(TEST)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-lock: $(TEST)
+# Warnings are errors, so links within the site cannot break.
+docs: $(DOCS)
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
+
+lock: $(TEST) $(DOCS)
 	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock
 
 clean:
-	rm -rf $(VENV) .venv-lowest .venv-latest dist build
+	rm -rf $(VENV) .venv-lowest .venv-latest dist build docs/_build

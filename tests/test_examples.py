@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from budgets import shrink_rollouts
 
 from sb3_carracing import BetaPPO
 from sb3_carracing.envs.wrappers import ScaleReward
@@ -78,19 +79,6 @@ def test_a_seeds_example_has_its_presets_settings(name: str, env_id: str, monkey
             # SB3's own default, which the first seed's entry spells out.
             assert expected.pop("optimizer_kwargs") == {"eps": 1e-5}
         assert given == expected, key
-
-
-def shrink_rollouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An example's rollout is 2048 decisions: play short ones, whatever the example asks for."""
-    from stable_baselines3 import PPO
-
-    for algorithm in (PPO, BetaPPO):
-        original = algorithm.__init__
-
-        def short(self: Any, *args: Any, original: Any = original, **kwargs: Any) -> None:
-            original(self, *args, **{**kwargs, "n_steps": 8, "batch_size": 8, "n_epochs": 1})
-
-        monkeypatch.setattr(algorithm, "__init__", short)
 
 
 @pytest.mark.slow

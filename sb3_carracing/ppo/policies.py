@@ -201,7 +201,7 @@ class BetaActorCriticPolicy(NamedPartsPolicy):
 
     @property
     def deterministic_action(self) -> DeterministicAction:
-        """What `predict(deterministic=True)` returns: "mean" or "mode"; always "mode" unless the actions are a Box."""
+        """The action of `predict(deterministic=True)`, "mean" or "mode"; always "mode" unless the actions are a Box."""
         action: DeterministicAction = self._beta_options["deterministic_action"]
         return action
 

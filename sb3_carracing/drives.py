@@ -123,12 +123,12 @@ def support_of(model: Any) -> tuple[np.ndarray, np.ndarray]:
     return space.low.astype(float).flatten(), space.high.astype(float).flatten()
 
 
-def action_names(drives: Drives) -> list[str]:
-    """Return the names of CarRacing's actions, or of its discrete choices."""
-    if drives.density == "categorical" or not len(drives.low):
+def action_names(density: Density, n_actions: int) -> list[str]:
+    """Return the names of CarRacing's actions, or of its discrete choices, for a density and a number of continuous ones."""
+    if density == "categorical" or not n_actions:
         return ["nothing", "right", "left", "gas", "brake"]
     known = {2: ["steering", "pedal"], 3: ["steering", "gas", "brake"]}
-    return known.get(len(drives.low), [f"action {number}" for number in range(len(drives.low))])
+    return known.get(n_actions, [f"action {number}" for number in range(n_actions)])
 
 
 class CarStates(gym.Wrapper[Any, Any, Any, Any]):

@@ -172,7 +172,7 @@ def _drives(evaluation: Evaluation, every: int) -> dict[str, Any]:
         "file": evaluation.file.name,
         "actions": evaluation.kind,
         "density": drives.density,
-        "names": action_names(drives),
+        "names": action_names(drives.density, len(drives.low)),
         "bounds": np.stack([drives.low, drives.high], axis=1).tolist(),
         "parameters": [n_rows, n_columns],
         "columns": [*COLUMNS, "value", *(f"a{i}" for i in range(drives.drives[0].actions.shape[1]))],

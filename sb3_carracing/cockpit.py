@@ -4,6 +4,7 @@ The instruments are a map with the driven line, the newest image of the observat
 each action with the action chosen, and the value.
 """
 
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sb3_carracing.drives import COLUMNS, Decision, action_names, support_of
 
+SIZE = (600, 400)
+"""Width and height of gymnasium's rendering."""
 PANEL_HEIGHT = 180
 CAPTION_HEIGHT = 22
 _TOP_SPEED = 110.0  # [units/s], a little more than the car reaches
@@ -172,8 +175,8 @@ class _Cockpit:
         """Draw the frame at an index, or the last one beyond it."""
         index = min(index, len(self._take.shots) - 1)
         shot = self._take.shots[index]
-        rendering = Image.fromarray(cv2.cvtColor(cv2.imdecode(np.frombuffer(shot.image, np.uint8), 1), cv2.COLOR_BGR2RGB))
-        width, height = rendering.size
+        width, height = SIZE
+        rendering = Image.open(io.BytesIO(shot.image)).convert("RGB").resize(SIZE)
         image = Image.new("RGB", (width, height + PANEL_HEIGHT), _BACKGROUND)
         image.paste(rendering)
         draw = ImageDraw.Draw(image)

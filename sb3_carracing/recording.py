@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from sb3_carracing.agents import Agent
 from sb3_carracing.checks import one_of
-from sb3_carracing.cockpit import Frames, Shot, Take, Thought, compressed, newest_image
+from sb3_carracing.cockpit import SIZE, Frames, Shot, Take, Thought, compressed, newest_image
 from sb3_carracing.deprecated import old_names
 from sb3_carracing.drives import car_state, decision_of, road_of
 from sb3_carracing.envs.counts import counts_of
@@ -95,9 +95,9 @@ class Reel:
         """Do nothing: the take is complete."""
 
 
-def plain_frames(take: Take) -> list[np.ndarray]:
-    """Return a take's renderings, small, with frame and score on them and nothing else."""
-    images = [Image.open(io.BytesIO(shot.image)).resize(GIF_SIZE, Image.Resampling.BOX) for shot in take.shots]
+def plain_frames(take: Take, size: tuple[int, int]) -> list[np.ndarray]:
+    """Return a take's renderings in a size (width, height), with frame and score on them and nothing else."""
+    images = [Image.open(io.BytesIO(shot.image)).resize(size, Image.Resampling.BOX) for shot in take.shots]
     captions = [f"frame {shot.of_car('frame'):.0f}   score {shot.of_car('score'):.1f}" for shot in take.shots]
     return [np.asarray(with_caption(image, caption)) for image, caption in zip(images, captions, strict=True)]
 
@@ -197,7 +197,7 @@ def record(
         beside: further agents, each in the same film on the same track.
         actions: see `evaluate`.
         mp4: MP4 with every frame (needs moviepy) instead of GIF with every fifth.
-        plain: small renderings with frame and score, without instruments; of one agent only.
+        plain: renderings with frame and score, without instruments, small in a GIF; of one agent only.
         progress: show a progress bar.
 
     Returns:
@@ -223,7 +223,7 @@ def record(
         results += [result for result, _ in filmed]
         takes = [take for _, take in filmed]
         what = f"{len(agents)}_agents" if beside else f"score_{filmed[0][0].score:.0f}"
-        frames = plain_frames(takes[0]) if plain else Frames(takes)
+        frames = plain_frames(takes[0], SIZE if mp4 else GIF_SIZE) if plain else Frames(takes)
         write, ending = (write_mp4, "mp4") if mp4 else (write_gif, "gif")
         write(frames, next_free(folder / f"track_{seed}_{what}.{ending}"))
     return results

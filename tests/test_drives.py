@@ -123,7 +123,7 @@ def test_a_damaged_file_is_named_and_left_out(played: tuple[list[EpisodeResult],
 
 
 def test_a_gaussian_policy_has_mean_deviation_and_value() -> None:
-    model = PPO("MlpPolicy", Walk(), device="cpu", policy_kwargs={"log_std_init": -1.0})  # type: ignore[arg-type]
+    model = PPO("MlpPolicy", Walk(), device="cpu", policy_kwargs={"log_std_init": -1.0})
     observation = np.array([[0.5, 1.0]], np.float32)
     decision = decision_of(model, observation)
     assert decision.density == "gaussian"
@@ -144,7 +144,7 @@ def test_other_policies_have_none() -> None:
     class Space:
         action_space = spaces.Discrete(3)
 
-    for model in (SAC("MlpPolicy", Walk(), device="cpu", buffer_size=1), Space()):  # type: ignore[arg-type]
+    for model in (SAC("MlpPolicy", Walk(), device="cpu", buffer_size=1), Space()):
         decision = decision_of(model, np.zeros((1, 2), np.float32))
         assert decision.density == ""
         assert np.isnan(decision.value)

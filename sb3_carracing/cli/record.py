@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stochastic", action="store_true", help="sampled actions instead of deterministic ones")
     parser.add_argument("--seed", type=int, default=RECORDING_SEED, metavar="S", help="first track (default: 3000000)")
     parser.add_argument("--mp4", action="store_true", help="MP4 files with every frame (needs the video extra)")
-    parser.add_argument("--plain", action="store_true", help="small films with frame and score only")
+    parser.add_argument("--plain", action="store_true", help="films with frame and score only, small as GIF")
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder (default: RUN/recordings)")
     return parser
 

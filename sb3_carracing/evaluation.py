@@ -53,6 +53,16 @@ class Model(Protocol):
         """Return the actions for a batch of observations and the next recurrent state."""
 
 
+class Watch(Protocol):
+    """Someone who looks on while `evaluate` plays, in its process."""
+
+    def decided(self, seed: int, observation: Any, action: Any) -> None:
+        """Take note of an action on the track of `seed` for a batch of one observation, before it is played."""
+
+    def ended(self, seed: int, info: dict[str, Any]) -> None:
+        """Take note of the end of the episode on the track of `seed`, with the `info` of its last step."""
+
+
 @dataclass(frozen=True)
 class EpisodeResult:
     """One episode.
@@ -162,6 +172,7 @@ def evaluate(
     actions: str = "deterministic",
     n_envs: int = 1,
     wrap_vec_env: VecWrapper | None = None,
+    watch: Watch | None = None,
     progress: bool = False,
 ) -> list[EpisodeResult]:
     """Play one whole episode on each track and return the results in the order of `seeds`.
@@ -176,6 +187,7 @@ def evaluate(
         actions: "deterministic" (the model's own default), "sample", or "mean" or "mode" if the policy has both.
         n_envs: number of environments; above 1 they run in worker processes.
         wrap_vec_env: wraps the vectorized environment, see `Pipeline.wrap_vec_env`.
+        watch: is told of every decision and of every end.
         progress: show a progress bar.
 
     Raises:
@@ -189,7 +201,7 @@ def evaluate(
     try:
         check_spaces(model, venv)
         with _acting(model, kind), tqdm(total=len(seeds), unit="lap", desc=kind, disable=not progress) as bar:
-            return _play(model, venv, seeds, kind != "sample", bar)
+            return _play(model, venv, seeds, kind != "sample", bar, watch)
     finally:
         # After Ctrl-C, SB3's own workers have closed their ends already.
         with suppress(EOFError, ConnectionError):
@@ -281,7 +293,9 @@ def _acting(model: Any, kind: str) -> Iterator[None]:
             np.random.set_state(random_state)  # noqa: NPY002
 
 
-def _play(model: Any, venv: VecEnv, seeds: Sequence[int], deterministic: bool, bar: Any) -> list[EpisodeResult]:
+def _play(
+    model: Any, venv: VecEnv, seeds: Sequence[int], deterministic: bool, bar: Any, watch: Watch | None
+) -> list[EpisodeResult]:
     n_envs = venv.num_envs
     results: dict[int, EpisodeResult] = {}
     playing = dict(enumerate(range(n_envs)))  # environment -> index of its seed
@@ -292,19 +306,24 @@ def _play(model: Any, venv: VecEnv, seeds: Sequence[int], deterministic: bool, b
         for env, index in playing.items():
             if not deterministic:
                 _seed_sampling(model, seeds[index], steps[env])
+            observation = _row(observations, env)
             batch, states[env] = model.predict(
-                _row(observations, env),
+                observation,
                 state=states[env],
                 episode_start=starts[env : env + 1],
                 deterministic=deterministic,
             )
             actions[env] = batch[0]
+            if watch is not None:
+                watch.decided(seeds[index], observation, batch[0])
             steps[env] += 1
         observations, _, dones, infos = venv.step(np.stack(actions))
         starts = np.asarray(dones, dtype=bool)
         for env in map(int, np.flatnonzero(starts)):
             index = playing.pop(env)
             results[index] = infos[env]["result"]
+            if watch is not None:
+                watch.ended(seeds[index], infos[env])
             steps[env] = 0
             if index + n_envs < len(seeds):
                 playing[env] = index + n_envs

@@ -54,7 +54,9 @@ class Panel:
     read: Callable[[Path], Curve | None]
 
 
-def _logged(column: str, sign: float = 1.0) -> Callable[[Path], Curve | None]:
+def logged(column: str, sign: float = 1.0) -> Callable[[Path], Curve | None]:
+    """Return a function that reads a column of progress.csv, times `sign`."""
+
     def read(run: Path) -> Curve | None:
         table = read_table(run / "progress.csv")
         if table is None or column not in table:
@@ -119,10 +121,10 @@ def _moving_average(y: np.ndarray, n: int) -> np.ndarray:
 PANELS = {
     "score": Panel(f"score of every training episode, mean of {AVERAGED_EPISODES}", _score),
     "evaluation": Panel("evaluation return, mean +- std", _evaluation),
-    "actor_loss": Panel("actor loss", _logged("train/policy_gradient_loss")),
-    "critic_loss": Panel("critic loss", _logged("train/value_loss")),
-    "entropy": Panel("entropy", _logged("train/entropy_loss", sign=-1.0)),
-    "kl": Panel("approximate KL divergence", _logged("train/approx_kl")),
+    "actor_loss": Panel("actor loss", logged("train/policy_gradient_loss")),
+    "critic_loss": Panel("critic loss", logged("train/value_loss")),
+    "entropy": Panel("entropy", logged("train/entropy_loss", sign=-1.0)),
+    "kl": Panel("approximate KL divergence", logged("train/approx_kl")),
 }
 """Every diagram by the name of its file."""
 
@@ -144,7 +146,7 @@ def plot_runs(runs: Sequence[str | Path], folder: str | Path) -> list[Path]:
     for run in folders:
         if not run.is_dir():
             raise UserError(f"there is no run folder {run}")
-    names = _short_names(folders)
+    names = short_names(folders)
     curves = {
         key: found
         for key, panel in PANELS.items()
@@ -193,7 +195,7 @@ def _draw_panel(axis: Axes, title: str, curves: dict[str, Curve]) -> None:
     axis.legend(fontsize="small")
 
 
-def _short_names(runs: Sequence[Path]) -> dict[str, Path]:
+def short_names(runs: Sequence[Path]) -> dict[str, Path]:
     """Name each run by the shortest end of its path that tells the runs apart."""
     paths = list(dict.fromkeys(run.resolve() for run in runs))
     for n_parts in range(1, max(len(path.parts) for path in paths) + 1):

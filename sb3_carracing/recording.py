@@ -11,13 +11,16 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from stable_baselines3.common.vec_env import DummyVecEnv
+from tqdm import tqdm
 
 from sb3_carracing.agents import Agent
 from sb3_carracing.checks import one_of
+from sb3_carracing.cockpit import SIZE, Frames, Shot, Take, Thought, compressed, newest_image
 from sb3_carracing.deprecated import old_names
+from sb3_carracing.drives import car_state, decision_of, road_of
 from sb3_carracing.envs.counts import counts_of
 from sb3_carracing.errors import UserError
-from sb3_carracing.evaluation import RECORDING_SEED, EpisodeResult, check_pipeline, evaluate
+from sb3_carracing.evaluation import RECORDING_SEED, EpisodeResult, check_actions, check_pipeline, evaluate
 from sb3_carracing.files import check_output_file, check_writable, next_free, replacing, write_atomically
 from sb3_carracing.pipelines import Pipeline, WrapperCall, pipeline_env
 from sb3_carracing.system import no_window
@@ -34,49 +37,69 @@ GIF_LIMIT = 5_000_000
 
 
 class Film(gym.Wrapper[Any, Any, Any, Any]):
-    """Film every episode of an environment with `render_mode="rgb_array"` and write it to `folder` at its end.
+    """Film every episode of a CarRacing with `render_mode="rgb_array"`.
 
     It belongs below wrappers that repeat actions and above the wrapper that counts frames (`RawScore`).
 
     Args:
         env: renders the frame images.
-        folder: for files `track_<seed>_score_<score>.gif` or `.mp4`. Existing files are kept; a new one gets a number.
-        mp4: MP4 with every frame (needs moviepy) instead of GIF with every fifth.
+        reel: takes the shots.
+        every: frames from one shot to the next; the last frame is always shot.
     """
 
-    def __init__(self, env: gym.Env[Any, Any], folder: Path, mp4: bool = False) -> None:
+    def __init__(self, env: gym.Env[Any, Any], reel: "Reel", every: int = 1) -> None:
         super().__init__(env)
-        self._folder = folder
-        self._mp4 = mp4
+        self._reel = reel
+        self._every = every
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin a film."""
-        self._seed = seed
-        self._images: list[np.ndarray] = []
         observation, info = self.env.reset(seed=seed, options=options)
+        self._reel.take.road = road_of(self.unwrapped)
         self._shoot(0, 0.0)
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Add a frame image if one is due, and write the film when the episode is over."""
+        """Shoot the frame if one is due."""
         observation, reward, terminated, truncated, info = self.env.step(action)
-        over, counts = terminated or truncated, counts_of(info)
+        counts = counts_of(info)
         assert counts is not None, "Film belongs around what counts"
-        if self._mp4 or over or counts.frames % GIF_EVERY == 0:
+        if terminated or truncated or counts.frames % self._every == 0:
             self._shoot(counts.frames, counts.score)
-        if over:
-            write, ending = (write_mp4, "mp4") if self._mp4 else (write_gif, "gif")
-            self._folder.mkdir(parents=True, exist_ok=True)
-            write(self._images, next_free(self._folder / f"track_{self._seed}_score_{counts.score:.0f}.{ending}"))
-            self._images = []
         return observation, reward, terminated, truncated, info
 
     def _shoot(self, frame: int, score: float) -> None:
-        image = Image.fromarray(np.asarray(self.env.render()))
-        if not self._mp4:
-            image = image.resize(GIF_SIZE, Image.Resampling.BOX)
-        # An array takes three bytes per pixel, PIL's image four: a film at full size has some 1,000 of them.
-        self._images.append(np.asarray(with_caption(image, f"frame {frame}   score {score:.1f}")))
+        image = compressed(np.asarray(self.env.render()))
+        self._reel.take.shots.append(Shot(image, car_state(self.unwrapped, frame, score), self._reel.thought))
+
+
+class Reel:
+    """The take of one episode; as the `watch` of `evaluate`, it knows what the agent thinks in each shot.
+
+    Args:
+        name: what to call the agent.
+        model: the model that `evaluate` plays.
+    """
+
+    def __init__(self, name: str, model: Any) -> None:
+        self.take = Take.of(name, model)
+        self.thought: Thought | None = None
+        self._model = model
+
+    def decided(self, seed: int, observation: Any, action: Any) -> None:
+        """Note a decision, before it is played."""
+        flat = np.atleast_1d(np.asarray(action, np.float32)).flatten()
+        self.thought = Thought(decision_of(self._model, observation), flat, newest_image(observation))
+
+    def ended(self, seed: int, info: dict[str, Any]) -> None:
+        """Do nothing: the take is complete."""
+
+
+def plain_frames(take: Take, size: tuple[int, int]) -> list[np.ndarray]:
+    """Return a take's renderings in a size (width, height), with frame and score on them and nothing else."""
+    images = [Image.open(io.BytesIO(shot.image)).resize(size, Image.Resampling.BOX) for shot in take.shots]
+    captions = [f"frame {shot.of_car('frame'):.0f}   score {shot.of_car('score'):.1f}" for shot in take.shots]
+    return [np.asarray(with_caption(image, caption)) for image, caption in zip(images, captions, strict=True)]
 
 
 def with_caption(image: Image.Image, caption: str) -> Image.Image:
@@ -97,8 +120,8 @@ def write_gif(frames: Sequence[np.ndarray], file: Path) -> None:
     images = [Image.fromarray(frame) for frame in frames]
     for n_colors, step in ((64, 1), (32, 1), (32, 2), (16, 4)):
         # One palette for all images avoids flicker, and unchanged pixels take no bytes.
-        samples = frames[:: max(1, len(frames) // 8)]
-        palette = Image.fromarray(np.concatenate(samples)).quantize(n_colors)
+        samples = images[:: max(1, len(images) // 8)]
+        palette = Image.fromarray(np.concatenate([np.asarray(image) for image in samples])).quantize(n_colors)
         kept = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images[:-1:step]]
         last = images[-1].quantize(palette=palette, dither=Image.Dither.NONE)
         duration = 1000 * GIF_EVERY * step // FRAMES_PER_SECOND
@@ -118,10 +141,12 @@ def write_mp4(frames: Sequence[np.ndarray], file: Path) -> None:
         UserError: moviepy or its ffmpeg is not installed.
         OSError: ffmpeg does not work.
     """
-    clip = _clip_class()(frames, fps=FRAMES_PER_SECOND)
+    last = len(frames) - 1
+    clip = _clip_class()(lambda t: frames[min(round(t * FRAMES_PER_SECOND), last)], duration=len(frames) / FRAMES_PER_SECOND)
     with replacing(file) as temporary:
         # The temporary file's ending says nothing about its format.
-        clip.write_videofile(str(temporary), codec="libx264", audio=False, logger=None, ffmpeg_params=["-f", "mp4"])
+        options = {"fps": FRAMES_PER_SECOND, "codec": "libx264", "audio": False, "ffmpeg_params": ["-f", "mp4"]}
+        clip.write_videofile(str(temporary), logger=None, **options)
         if not temporary.is_file() or not temporary.stat().st_size:
             raise OSError(f"ffmpeg has written nothing to {file}")
 
@@ -141,12 +166,12 @@ def check_mp4(folder: Path) -> None:
 
 def _clip_class() -> Any:
     try:
-        from moviepy.video.io.ImageSequenceClip import ImageSequenceClip
+        from moviepy.video.VideoClip import VideoClip
     except ImportError as error:
         raise UserError("--mp4 needs moviepy: pip install 'sb3-carracing[video]'") from error
     except (OSError, RuntimeError) as error:  # it looks for ffmpeg when it is imported
         raise UserError(f"--mp4 needs a working ffmpeg: {' '.join(str(error).split())[:300]}") from error
-    return ImageSequenceClip
+    return VideoClip
 
 
 def record(
@@ -154,33 +179,77 @@ def record(
     folder: Path,
     seeds: Sequence[int],
     *,
+    beside: Sequence[Agent] = (),
     actions: str = "deterministic",
     mp4: bool = False,
+    plain: bool = False,
     progress: bool = False,
 ) -> list[EpisodeResult]:
     """Film one episode of stock CarRacing-v3 on each track and return the results.
 
+    The films are called `track_<seed>_score_<score>.gif` or `.mp4`, or `track_<seed>_<n>_agents` with others beside. Existing
+    files are kept; a new one gets a number.
+
     Args:
         agent: the agent to film.
-        folder: where the films go, see `Film`.
+        folder: where the films go.
         seeds: random seeds of the tracks.
+        beside: further agents, each in the same film on the same track.
         actions: see `evaluate`.
-        mp4: see `Film`.
+        mp4: MP4 with every frame (needs moviepy) instead of GIF with every fifth.
+        plain: renderings with frame and score, without instruments, small in a GIF; of one agent only.
         progress: show a progress bar.
 
+    Returns:
+        The results of all agents on the first track, then on the second, and so on.
+
     Raises:
-        UserError: the agent does not fit the environment, or MP4 is not supported. Raised before the first episode.
+        UserError: an agent does not fit the environment, or MP4 is not supported. Raised before the first episode.
     """
+    if plain and beside:
+        raise UserError("plain films show one agent only")
     if mp4:
         _clip_class()  # before anything is made
-    check_pipeline(agent.model, pipeline_env(agent.pipeline), agent.pipeline.wrap_vec_env)
+    agents = (agent, *beside)
+    for each in agents:
+        check_pipeline(each.model, pipeline_env(each.pipeline), each.pipeline.wrap_vec_env)
+        check_actions(each.model, actions)
     check_writable(folder, GIF_LIMIT)
     if mp4:
         check_mp4(folder)
-    film = WrapperCall(f"{__name__}.Film", {"folder": folder, "mp4": mp4})
+    results: list[EpisodeResult] = []
+    for seed in tqdm(seeds, unit="film", disable=not progress):
+        filmed = [_film(each, seed, actions, 1 if mp4 else GIF_EVERY) for each in agents]
+        results += [result for result, _ in filmed]
+        takes = [take for _, take in filmed]
+        what = f"{len(agents)}_agents" if beside else f"score_{filmed[0][0].score:.0f}"
+        frames = plain_frames(takes[0], SIZE if mp4 else GIF_SIZE) if plain else Frames(takes)
+        write, ending = (write_mp4, "mp4") if mp4 else (write_gif, "gif")
+        write(frames, next_free(folder / f"track_{seed}_{what}.{ending}"))
+    return results
+
+
+def _film(agent: Agent, seed: int, actions: str, every: int) -> tuple[EpisodeResult, Take]:
+    """Film one agent on one track."""
+    reel = Reel(agent.name, agent.model)
+    film = WrapperCall(f"{__name__}.Film", {"reel": reel, "every": every})
     make_env = pipeline_env(agent.pipeline, render_mode="rgb_array", innermost=[film])
     wrap = agent.pipeline.wrap_vec_env
-    return evaluate(agent.model, make_env, seeds, actions=actions, wrap_vec_env=wrap, progress=progress)
+    (result,) = evaluate(agent.model, make_env, [seed], actions=actions, wrap_vec_env=wrap, watch=reel)
+    return result, reel.take
+
+
+def pick(results: Sequence[EpisodeResult], wanted: Sequence[str]) -> list[int]:
+    """Return the seeds of the worst, median or best of some episodes.
+
+    Args:
+        results: the episodes.
+        wanted: "worst", "median" or "best". Of an even number of episodes, the median is the
+            worse one of the two in the middle.
+    """
+    ranked = sorted(results, key=lambda result: result.score)
+    places = {"worst": 0, "median": (len(ranked) - 1) // 2, "best": -1}
+    return list(dict.fromkeys(ranked[places[one_of("pick", which, places)]].seed for which in wanted))
 
 
 def split_images(observation: np.ndarray) -> list[np.ndarray]:

@@ -80,7 +80,7 @@ def test_plotting_needs_helpers_only() -> None:
 def test_evaluation_is_built_in_one_order() -> None:
     """Each of the four imports only those named before it, and none reaches into the command line."""
     order = ("pipelines", "agents", "runs", "evaluation")
-    users = ("callbacks", "recording", "plotting", "cli", "zoo")
+    users = ("callbacks", "drives", "recording", "cockpit", "plotting", "report", "cli", "zoo")
     for place, name in enumerate(order):
         assert f"{name}.py" not in importers(*(f"sb3_carracing.{other}" for other in (*order[place + 1 :], *users))), name
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from sb3_carracing import recording
 from sb3_carracing.agents import Agent, load_agent
-from sb3_carracing.evaluation import evaluate
+from sb3_carracing.evaluation import EpisodeResult, evaluate
 from sb3_carracing.pipelines import Pipeline, pipeline_env
 from sb3_carracing.recording import split_images, write_gif
 
@@ -18,7 +18,29 @@ def test_recording_gives_the_evaluations_results(blog_run: Path, tmp_path: Path)
     pipeline = Pipeline("CarRacingBlog-v3")
     model = load_agent(blog_run / "CarRacingBlog-v3.zip", "beta_ppo")
     agent = Agent("agent", model, "beta_ppo", pipeline, None, tmp_path)
-    assert recording.record(agent, tmp_path, [5]) == evaluate(model, pipeline_env(pipeline), [5])
+    assert recording.record(agent, tmp_path, [5], plain=True) == evaluate(model, pipeline_env(pipeline), [5])
+
+
+@pytest.mark.usefixtures("cheap_film")
+def test_a_shot_has_the_agents_decision_and_the_last_one_the_score(blog_run: Path, tmp_path: Path) -> None:
+    model = load_agent(blog_run / "CarRacingBlog-v3.zip", "beta_ppo")
+    agent = Agent("agent", model, "beta_ppo", Pipeline("CarRacingBlog-v3"), None, tmp_path)
+    result, take = recording._film(agent, 5, "deterministic", 50)
+    assert take.shots[-1].of_car("score") == result.score
+    assert take.shots[-1].of_car("frame") == result.frames
+    assert take.shots[0].thought is None
+    for shot in take.shots[1:]:
+        assert shot.thought is not None
+        assert shot.thought.seen is not None
+        assert shot.thought.seen.shape == (96, 96)
+        assert shot.of_car("steering") == pytest.approx(float(shot.thought.action[0]), abs=1e-6)
+
+
+def test_the_worst_the_median_and_the_best_are_found() -> None:
+    scores = {1: 50.0, 2: 900.0, 3: -20.0, 4: 700.0}
+    results = [EpisodeResult(seed, score, 100, 10, False) for seed, score in scores.items()]
+    assert recording.pick(results, ["best", "worst", "median"]) == [2, 3, 1]
+    assert recording.pick(results[:1], ["best", "worst"]) == [1]
 
 
 def test_a_gif_that_would_be_too_large_loses_colours_then_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

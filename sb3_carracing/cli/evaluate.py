@@ -1,6 +1,7 @@
 """`evaluate`: run an agent on test tracks and write a table and a JSON file."""
 
 import argparse
+import functools
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ from rich.table import Table
 from sb3_carracing.agents import Agent
 from sb3_carracing.checks import whole_number
 from sb3_carracing.cli.agent_options import add_agent_arguments, open_agent
+from sb3_carracing.drives import DriveRecorder, Drives, with_car_states, write_drives
 from sb3_carracing.errors import preparation
 from sb3_carracing.evaluation import (
     N_TEST_TRACKS,
@@ -36,7 +38,7 @@ from sb3_carracing.pipelines import FAST_ID, STOCK_ID, PipelineEnv, pipeline_env
 from sb3_carracing.system import n_cores
 
 _BYTES_OF_REPORT = 10_000
-_BYTES_PER_EPISODE = 200
+_BYTES_PER_EPISODE = 60_000  # of which the drive takes nearly all
 _REPORTED_PACKAGES = (
     *("sb3-carracing", "stable-baselines3", "sb3-contrib", "gymnasium"),
     *("torch", "numpy", "box2d", "pygame-ce"),
@@ -50,18 +52,22 @@ def main(argv: list[str]) -> None:
     with preparation():
         agent, make_env, kinds, output = _prepare(args)
     seeds = range(args.seed_start, args.seed_start + args.n)
-    report = _report(agent, make_env, seeds)
+    report = _report(agent, make_env, seeds, output)
     summaries: dict[str, Summary] = {}
+    drives: dict[str, Drives] = {}
+    drives_file = output.with_name(f"{output.stem}_drives.npz")
     try:
         for kind in kinds:
             start = time.perf_counter()
+            recorder = DriveRecorder(agent.model)
             results = evaluate(
                 agent.model,
-                make_env,
+                functools.partial(with_car_states, make_env),
                 seeds,
                 actions=kind,
                 n_envs=args.n_envs or n_cores(),
                 wrap_vec_env=agent.pipeline.wrap_vec_env,
+                watch=recorder,
                 progress=True,
             )
             summaries[kind] = summarize(results)
@@ -70,6 +76,8 @@ def main(argv: list[str]) -> None:
                 "summary": asdict(summaries[kind]),
                 "episodes": [asdict(result) for result in results],
             }
+            drives[kind] = recorder.drives()
+            write_drives(drives_file, drives)
             write_atomically(output, json.dumps(report, indent=1) + "\n")
     except KeyboardInterrupt:
         parser.exit(130, "interrupted\n")
@@ -77,7 +85,7 @@ def main(argv: list[str]) -> None:
         # Even if the file cannot be written after all.
         if summaries:
             Console().print(results_table(f"{agent.name} on {make_env.spec.id}", summaries))
-    print(f"written: {output}")
+    print(f"written: {output} {drives_file.name}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -136,7 +144,7 @@ def _prepare(args: argparse.Namespace) -> tuple[Agent, PipelineEnv, list[str], P
     return agent, make_env, kinds, next_free(output)
 
 
-def _report(agent: Agent, make_env: PipelineEnv, seeds: Sequence[int]) -> dict[str, Any]:
+def _report(agent: Agent, make_env: PipelineEnv, seeds: Sequence[int], output: Path) -> dict[str, Any]:
     """Return what the JSON file holds besides the results."""
     installed = {name: version for name in _REPORTED_PACKAGES if (version := _version(name)) is not None}
     return {
@@ -154,6 +162,7 @@ def _report(agent: Agent, make_env: PipelineEnv, seeds: Sequence[int]) -> dict[s
         "command": [Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]],
         "versions": {"python": platform.python_version(), **installed},
         "machine": {"platform": platform.platform(), "processor": platform.machine(), "cpus": os.cpu_count()},
+        "drives": f"{output.stem}_drives.npz",
         "results": {},
     }
 

@@ -62,6 +62,7 @@ COMMANDS = {
         Command("enjoy", "watch a trained agent", "zoo.commands:enjoy", EVERYDAY),
         Command("evaluate", "score an agent on CarRacing-v3's test tracks", "cli.evaluate:main", EVERYDAY),
         Command("record", "film laps with the running score on them", "cli.record:main", EVERYDAY),
+        Command("report", "write one HTML file: curves, scores, maps and replays", "cli.report:main", EVERYDAY),
         Command("plot", "draw losses, entropy, KL and scores of runs", "cli.plot:main", EVERYDAY),
         Command("tune", "search hyperparameters on one machine or many", "cli.tune:main", EVERYDAY),
         Command("record_video", "film a trained agent", "zoo.commands:record_video", OF_RL_ZOO3),

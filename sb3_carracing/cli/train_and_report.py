@@ -1,4 +1,4 @@
-"""`train_and_report`: train, then evaluate, plot and film that run."""
+"""`train_and_report`: train, then evaluate, plot and film that run, and write its report."""
 
 import argparse
 
@@ -6,7 +6,7 @@ from sb3_carracing.checks import whole_number
 
 
 def main(argv: list[str]) -> None:
-    """Train, then evaluate, plot and film that run: what `make train` does.
+    """Train, then evaluate, plot and film that run, and write its report: what `make train` does.
 
     Args:
         argv: `[--tracks N] -- <arguments of train>`.
@@ -32,4 +32,5 @@ def main(argv: list[str]) -> None:
         COMMANDS["record"].load()([str(run_folder), "-n", "1", "--trust"])
     else:
         print(f"{env_id} is not a CarRacing: skipping evaluate and record; use enjoy to watch the agent")
-    print(f"Everything is in {run_folder}")
+    COMMANDS["report"].load()([str(run_folder), "--tracks", "0", "--trust"])
+    print(f"Everything is in {run_folder}; open {run_folder}/report.html in a browser")

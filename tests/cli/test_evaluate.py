@@ -92,7 +92,7 @@ def test_the_random_baseline_of_the_packaged_run_leaves_no_folder_of_its_name(
     """It would be taken for the packaged run from then on."""
     monkeypatch.chdir(tmp_path)
     main(["evaluate", "rl-trained-agents/beta_ppo/CarRacingFast-v3_1", "--random", "-n", "1", "--n-envs", "1"])
-    assert [path.name for path in tmp_path.iterdir()] == ["evaluation_random.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evaluation_random.json", "evaluation_random_drives.npz"]
 
 
 def test_an_agent_by_hand_takes_wrappers_with_keywords(blog_run: Path) -> None:

@@ -1,5 +1,7 @@
 """`record` and `preview`: films of laps, and what an agent sees."""
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +13,13 @@ from PIL import Image
 
 from sb3_carracing import recording
 from sb3_carracing.cli import main
+from sb3_carracing.cockpit import PANEL_HEIGHT
 from sb3_carracing.evaluation import RECORDING_SEED
 
 
 @pytest.mark.usefixtures("cheap_film")
 def test_a_film_has_every_fifth_frame_at_the_games_speed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["record", "--random", "-n", "2", "-o", str(tmp_path)])
+    main(["record", "--random", "--plain", "-n", "2", "-o", str(tmp_path)])
     films = sorted(tmp_path.glob(f"track_{RECORDING_SEED}_score_*.gif"))
     assert len(films) == 1
     assert len(list(tmp_path.glob("*.gif"))) == 2
@@ -34,13 +37,49 @@ def test_a_film_has_every_fifth_frame_at_the_games_speed(tmp_path: Path, capsys:
     assert f"track {RECORDING_SEED}: score" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("cheap_film")
+def test_a_film_has_instruments_at_full_size(tmp_path: Path) -> None:
+    main(["record", "--random", "-o", str(tmp_path)])
+    (file,) = tmp_path.iterdir()
+    with Image.open(file) as film:
+        assert film.size == (600, 400 + PANEL_HEIGHT)
+        assert film.n_frames == 201
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cheap_film")
+def test_checkpoints_are_side_by_side(blog_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for steps in (1000, 2000, 3000, 4000):
+        shutil.copy(blog_run / "CarRacingBlog-v3.zip", blog_run / f"rl_model_{steps}_steps.zip")
+    main(["record", str(blog_run), "--checkpoints", "2"])
+    (film,) = (blog_run / "recordings").iterdir()
+    assert film.name == f"track_{RECORDING_SEED}_2_agents.gif"
+    with Image.open(film) as images:
+        assert images.size == (1200, 400 + PANEL_HEIGHT)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines[:2]] == ["1,000 steps", "4,000 steps"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cheap_film")
+def test_the_picked_lap_is_the_worst_of_those_driven(blog_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["evaluate", str(blog_run), "-n", "3", "--seed-start", "5", "--n-envs", "1"])
+    episodes = json.loads((blog_run / "evaluation.json").read_text())["results"]["mode"]["episodes"]
+    worst = min(episodes, key=lambda episode: float(episode["score"]))
+    main(["record", str(blog_run), "-n", "3", "--seed", "5", "--pick", "worst", "--plain"])
+    assert f"track {worst['seed']}: score {worst['score']:.1f}" in capsys.readouterr().out
+    (film,) = (blog_run / "recordings").iterdir()
+    assert film.name == f"track_{worst['seed']}_score_{worst['score']:.0f}.gif"
+
+
 @pytest.mark.usefixtures("cheap_film")
 def test_films_of_a_run_lie_in_it_and_none_is_overwritten(blog_run: Path) -> None:
-    main(["record", str(blog_run), "--seed", "5"])
+    main(["record", str(blog_run), "--seed", "5", "--plain"])
     (first,) = (blog_run / "recordings").iterdir()
     content = first.read_bytes()
-    main(["record", str(blog_run), "--seed", "5"])
-    main(["record", str(blog_run), "--seed", "5", "--stochastic"])
+    main(["record", str(blog_run), "--seed", "5", "--plain"])
+    main(["record", str(blog_run), "--seed", "5", "--plain", "--stochastic"])
     assert len(list((blog_run / "recordings").iterdir())) == 3
     assert first.read_bytes() == content
 
@@ -66,6 +105,9 @@ def test_preview_of_a_run(blog_run: Path, monkeypatch: pytest.MonkeyPatch, tmp_p
         ("record", [], "name a run folder"),
         ("record", ["missing"], "there is no run folder missing"),
         ("record", ["--random", "-n", "0"], "-n must be a whole number of at least 1, got 0"),
+        ("record", ["--checkpoints", "3"], "--checkpoints takes a run folder"),
+        ("record", ["rl-trained-agents/beta_ppo/CarRacingFast-v3_1", "--checkpoints", "3"], "holds no checkpoint"),
+        ("record", ["--random", "--beside", "missing"], "there is no run folder missing"),
         ("record", ["--random", "--env-id", "CarRacng-v3"], "unknown environment 'CarRacng-v3'"),
         ("preview", ["CarRacng-v3"], "unknown environment 'CarRacng-v3'"),
         ("preview", ["Pendulum-v1"], "no images"),
@@ -84,7 +126,7 @@ def test_bad_input_ends_with_one_sentence(
 
 
 def test_mp4_without_moviepy_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setitem(sys.modules, "moviepy.video.io.ImageSequenceClip", None)
+    monkeypatch.setitem(sys.modules, "moviepy.video.VideoClip", None)
     with pytest.raises(SystemExit) as ended:
         main(["record", "--random", "--mp4"])
     assert ended.value.code == 2

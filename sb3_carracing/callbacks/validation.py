@@ -71,6 +71,8 @@ class ValidationCallback(RunCallback):
             resumed training was validated on another number of tracks.
     """
 
+    KEPT = (*RunCallback.KEPT, "_best_mean", "_last_frames")
+
     def __init__(
         self,
         every_frames: int,

@@ -14,6 +14,7 @@ import rl_zoo3
 import yaml
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER
+from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.policies import BasePolicy
@@ -22,9 +23,12 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from sb3_carracing.agents import load_agent
 from sb3_carracing.callbacks import ValidationCallback
 from sb3_carracing.envs.registration import CAR_RACING
+from sb3_carracing.envs.replayable import Replayable
 from sb3_carracing.errors import UserError
-from sb3_carracing.files import hyperparams_file
-from sb3_carracing.runs import BEST_STATISTICS, seed_to_go_on, statistics_of
+from sb3_carracing.files import hyperparams_file, replacing
+from sb3_carracing.ppo.beta_ppo import BetaPPO
+from sb3_carracing.resume import Training, read_training, restore
+from sb3_carracing.runs import BEST_AGENT, BEST_STATISTICS, seed_to_go_on, statistics_of
 from sb3_carracing.vec_env import process_vec_env_class
 from sb3_carracing.zoo import hyperparameters
 from sb3_carracing.zoo.storage import shown
@@ -38,7 +42,8 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
 
     - Without `-conf` it reads the packaged hyperparameters, except where only rl-zoo3 has an entry.
     - `--trial-id` may be 0. It trains the trial's hyperparameters with the YAML entry that its study was created with.
-    - `-i` resumes where the agent stopped, with its step count, schedules and running means.
+    - `-i` resumes where the agent stopped, with its step count, schedules and running means; exactly, if the file is a
+      `resume.snapshot`. Environments of BetaPPO therefore record their episodes.
     - A run that fails before its first step leaves no folder.
     - Callbacks with a `run_dir` get the run's folder.
     - If there is a `ValidationCallback`, only it writes best_model.zip and evaluations.npz.
@@ -68,6 +73,8 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         self.interrupted = False
         self._has_begun = False
         self._made_folders: list[Path] = []
+        self._training: Training | None = None
+        self._inherited: list[Path] = []
         if bound.get("vec_env_type") == "subproc":
             self.vec_env_class = process_vec_env_class()
 
@@ -107,14 +114,20 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         hyperparameters.check_env_kwargs(self.env_name.gym_id, self._eval_env_kwargs_args or {})
         return hyperparams, saved
 
-    def create_envs(self, *args: Any, **kwargs: Any) -> VecEnv:
-        """Create the environments as rl-zoo3 does; ours also write their raw score to monitor.csv."""
+    def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
+        """Create the environments as rl-zoo3 does; ours also write their raw score to monitor.csv.
+
+        Those of a training by BetaPPO record their episodes.
+        """
         if gym.spec(self.env_name.gym_id).entry_point == CAR_RACING:
             self.monitor_kwargs.setdefault("info_keywords", ("score", "frames"))
         try:
             if not issubclass(self.vec_env_class, DummyVecEnv):
                 self._make_one_here()
-            env: VecEnv = super().create_envs(*args, **kwargs)
+            may_be_resumed = issubclass(ALGOS[self.algo], BetaPPO) and not eval_env and not no_log
+            wrapper = _recorded(self.env_wrapper) if may_be_resumed else self.env_wrapper
+            with patch.object(self, "env_wrapper", wrapper):
+                env: VecEnv = super().create_envs(n_envs, eval_env, no_log)
         except gym.error.Error as error:
             raise UserError(f"{self.env_name.gym_id} cannot be made: {error}") from error
         return env
@@ -166,8 +179,21 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
                 f"The agent has already played {model.num_timesteps} steps, so nothing remains of {self.n_timesteps}: pass a "
                 "larger -n."
             )
-        model.set_random_seed(seed_to_go_on(self.seed, model.num_timesteps))
+        self._training = read_training(self.trained_agent, model)
         return model
+
+    def _go_on(self, model: BaseAlgorithm) -> None:
+        """Bring the environments and generators back to where they were, or give them a seed that was not used yet."""
+        assert self._training is not None
+        self._begin()
+        why_not = restore(model, self._training)
+        if why_not is None:
+            print("The training goes on exactly as it would have without the interruption.")
+            old_run = Path(self.trained_agent).parent
+            self._inherited = [file for name in (BEST_AGENT, BEST_STATISTICS) if (file := old_run / name).is_file()]
+        else:
+            print(f"The resume is not exact: {why_not}. The environments begin new episodes.")
+            model.set_random_seed(seed_to_go_on(self.seed, model.num_timesteps))
 
     def create_callbacks(self) -> None:
         """Create rl-zoo3's callbacks and pass the run's folder to ours."""
@@ -186,15 +212,25 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
                 # Otherwise two evaluations would write the same best_model.zip and evaluations.npz. Here rewards are shaped.
                 callback.best_model_save_path = callback.callback_on_new_best = None
                 callback.log_path = None
-        self.callbacks.append(BeginningCallback(self._begin))
+        self.callbacks.append(BeginningCallback(self._begin_rollout))
 
     def _begin(self) -> None:
         self._has_begun = True
         self.work_begins()
 
+    def _begin_rollout(self) -> None:
+        self._begin()
+        # Now the callbacks know the score of the best agent so far, which has to be beaten.
+        while self._inherited:
+            file = self._inherited.pop()
+            target = Path(self.save_path) / file.name
+            if not target.exists():
+                with replacing(target) as temporary:
+                    shutil.copyfile(file, temporary)
+
     def learn(self, model: BaseAlgorithm) -> None:
         """Train up to `n_timesteps` steps in all, including the steps of a resumed agent."""
-        learner = _Learner(model, self.continue_training)
+        learner = _Learner(model, self._go_on if self.continue_training else None)
         try:
             super().learn(learner)
         except BaseException:
@@ -202,6 +238,15 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
                 self._remove_made_folders()
             raise
         self.interrupted = learner.interrupted
+
+
+def _recorded(wrapper: Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]] | None) -> Callable[[gym.Env[Any, Any]], Replayable]:
+    """Return a wrapper that also records episodes."""
+
+    def wrap(env: gym.Env[Any, Any]) -> Replayable:
+        return Replayable(wrapper(env) if wrapper is not None else env)
+
+    return wrap
 
 
 class _SaveStatistics(BaseCallback):
@@ -268,26 +313,24 @@ class _Learner:
     pass the remaining steps, so that learning rate and clip range continue where they were.
     """
 
-    def __init__(self, model: BaseAlgorithm, resumes: bool):
+    def __init__(self, model: BaseAlgorithm, go_on: Callable[[BaseAlgorithm], None] | None):
         self._model = model
-        self._resumes = resumes
+        self._go_on = go_on
         self.interrupted = False
 
     def learn(self, total_timesteps: int, **kwargs: Any) -> None:
         """Train up to `total_timesteps` [steps] and note Ctrl-C, which rl-zoo3 swallows to save the agent."""
         try:
-            if self._resumes:
-                self._learn_on(total_timesteps, **kwargs)
-            else:
+            if self._go_on is None:
                 self._model.learn(total_timesteps, **kwargs)
+            else:
+                done = self._model.num_timesteps
+                print(f"Resuming at step {done} of {total_timesteps}")
+                self._go_on(self._model)
+                self._model.learn(total_timesteps - done, reset_num_timesteps=False, **kwargs)
         except KeyboardInterrupt:
             self.interrupted = True
             raise
-
-    def _learn_on(self, total_timesteps: int, **kwargs: Any) -> None:
-        done = self._model.num_timesteps
-        print(f"Resuming at step {done} of {total_timesteps}")
-        self._model.learn(total_timesteps - done, reset_num_timesteps=False, **kwargs)
 
     @property
     def policy(self) -> BasePolicy:

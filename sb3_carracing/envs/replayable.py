@@ -75,7 +75,7 @@ class Replayable(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     observation. `info[REPLAY]` says whether observation and return equal those of the first time. They differ if the
     environment is not deterministic, or if it keeps more than generators, numbers and arrays from episode to episode.
 
-    Around this package's `CarRacing`, the replay draws only observations that a wrapper keeps.
+    Around this package's `CarRacing`, the replay draws only the first observation and those that a wrapper keeps.
 
     Args:
         env: The environment with all its other wrappers.
@@ -141,7 +141,8 @@ class Replayable(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         # An environment may build what belongs to its numbers (a window, a client) in the first reset.
         self._play(False, self.reset, **given)
         _put(self.env, {**self._built_with, **state["before"]})
-        observation, info = self._play(first_kept <= 0, self.reset, **given)
+        # Drawn in any case, since the renderer goes on using what it prepares for the first observation.
+        observation, info = self.reset(**given)
         over = False
         for number, action in enumerate(actions, 1):
             if over:

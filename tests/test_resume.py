@@ -16,6 +16,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch as th
 from gymnasium.wrappers import FrameStackObservation
 from stable_baselines3 import PPO
@@ -33,7 +34,7 @@ from sb3_carracing.errors import UserError
 from sb3_carracing.resume import restore, snapshot
 from sb3_carracing.vec_env import SharedMemoryVecEnv
 
-N_STEPS, N_ENVS = 70, 3
+N_STEPS, N_ENVS = 48, 2
 ROLLOUT = N_STEPS * N_ENVS
 
 
@@ -67,7 +68,7 @@ ENVS: dict[str, Callable[[], VecEnv]] = {
     "CarRacing in workers": lambda: car_racing(SharedMemoryVecEnv),
 }
 CNN = {"features_extractor_class": "blog", "activation_fn": "relu", "ortho_init": False}
-OPTIONS: dict[str, Any] = {"n_steps": N_STEPS, "batch_size": 42, "n_epochs": 2, "seed": 3, "device": "cpu", "ent_coef": 0.01}
+OPTIONS: dict[str, Any] = {"n_steps": N_STEPS, "batch_size": 32, "n_epochs": 2, "seed": 3, "device": "cpu", "ent_coef": 0.01}
 
 
 def agent(env: Any, **options: Any) -> BetaPPO:
@@ -109,14 +110,14 @@ def resumed(content: bytes, make: Callable[[], Any]) -> tuple[BetaPPO, str | Non
     return model, restore(model, content)
 
 
-@pytest.mark.parametrize("name", ENVS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if "workers" in name else []) for name in ENVS])
 def test_weights_after_three_interruptions(name: str) -> None:
-    make, total = ENVS[name], 5 * ROLLOUT
+    make, total = ENVS[name], 4 * ROLLOUT
     whole, snapshots = agent(make()), Snapshots()
     whole.learn(total, snapshots)
-    latest = Snapshots(stop=ROLLOUT + 33 * N_ENVS)
+    latest = Snapshots(stop=2 * ROLLOUT - 11 * N_ENVS)
     model = agent(make())
-    for stop in (2 * ROLLOUT + N_ENVS, 4 * ROLLOUT + 69 * N_ENVS, -1):
+    for stop in (ROLLOUT + N_ENVS, 4 * ROLLOUT - N_ENVS, -1):
         with pytest.raises(StopTraining):
             model.learn(total - model.num_timesteps, latest, reset_num_timesteps=model.num_timesteps == 0)
         model.env.close()  # type: ignore[union-attr]
@@ -158,8 +159,15 @@ def test_discrete_actions() -> None:
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
-    """Return progress.csv without what depends on the clock or counts from the start of a process."""
-    varying = {"time/fps", "time/frames_per_second", "time/time_elapsed", "time/iterations"}
+    """Return progress.csv without what depends on the clock, on the process or on rl-zoo3's evaluation."""
+    varying = {
+        "eval/mean_reward",
+        "eval/mean_ep_length",
+        "time/fps",
+        "time/frames_per_second",
+        "time/time_elapsed",
+        "time/iterations",
+    }
     with (folder / "progress.csv").open() as stream:
         table = list(csv.DictReader(stream))
     return [{name: float(row[name]) for name in row.keys() - varying if row[name]} for row in table]
@@ -173,15 +181,16 @@ def test_log_and_callbacks_go_on(tmp_path: Path) -> None:
         return [progress, EvalCallback(pendulum(), eval_freq=100, n_eval_episodes=1, verbose=0), Snapshots()]
 
     whole, ours = agent(pendulum()), callbacks("whole")
-    whole.learn(6 * ROLLOUT, ours)
+    whole.learn(5 * ROLLOUT, ours)
     snapshots = ours[-1].all  # type: ignore[attr-defined]
-    model, why_not = resumed(snapshots[4 * ROLLOUT], pendulum)
+    model, why_not = resumed(snapshots[2 * ROLLOUT], pendulum)
     assert why_not is None
     theirs = callbacks("resumed")
-    model.learn(2 * ROLLOUT, theirs, reset_num_timesteps=False)
-    assert rows(tmp_path / "resumed") == rows(tmp_path / "whole")[4:]
+    model.learn(3 * ROLLOUT, theirs, reset_num_timesteps=False)
+    assert rows(tmp_path / "resumed") == rows(tmp_path / "whole")[2:]
     assert [one.n_calls for one in theirs] == [one.n_calls for one in ours]
-    assert theirs[1].best_mean_reward >= json_of(snapshots[4 * ROLLOUT])["callbacks"][1]["values"]["best_mean_reward"]  # type: ignore[attr-defined]
+    best_then = json_of(snapshots[2 * ROLLOUT])["callbacks"][1]["values"]["best_mean_reward"]["value"]
+    assert theirs[1].best_mean_reward >= best_then  # type: ignore[attr-defined]
 
 
 def test_a_snapshot_is_an_agent_and_repeats_itself(tmp_path: Path) -> None:
@@ -196,8 +205,7 @@ def test_a_snapshot_is_an_agent_and_repeats_itself(tmp_path: Path) -> None:
     first = Snapshots()
     again.learn(ROLLOUT, first, reset_num_timesteps=False)
     # A training that is interrupted before its first step loses nothing either.
-    ours, theirs = (entry(content, "training.safetensors") for content in (snapshots.all[ROLLOUT], first.all[ROLLOUT]))
-    assert ours == theirs
+    assert generators(snapshots.all[ROLLOUT]) == generators(first.all[ROLLOUT])
     ours, theirs = (entry(content, "policy.safetensors") for content in (file.read_bytes(), first.all[ROLLOUT]))
     assert ours == theirs
 
@@ -215,8 +223,8 @@ def test_a_snapshot_belongs_between_rollouts() -> None:
         model.learn(ROLLOUT, Early())
 
 
-def small_agent(make: Callable[[], Any], **options: Any) -> bytes:
-    model, snapshots = agent(make(), **{"n_steps": 8, "batch_size": 8, **options}), Snapshots()
+def small_agent(make: Callable[[], Any]) -> bytes:
+    model, snapshots = agent(make(), n_steps=16, batch_size=16), Snapshots()
     model.learn(1, snapshots)
     content = snapshot(model)
     model.env.close()  # type: ignore[union-attr]
@@ -247,8 +255,8 @@ def unsteady() -> VecEnv:
     [
         (
             pendulum,
-            lambda: make_vec_env("Pendulum-v1", 2, wrapper_class=Replayable),
-            "in 3 environments, and there are 2",
+            lambda: make_vec_env("Pendulum-v1", 3, wrapper_class=Replayable),
+            "in 2 environments, and there are 3",
         ),
         (pendulum, lambda: pendulum(wrapper=None), "do not record their episodes"),
         (lambda: pendulum(wrapper=None), pendulum, "do not record their episodes"),
@@ -280,6 +288,12 @@ def test_other_agents_resume_as_before(tmp_path: Path) -> None:
 
 def entry(content: bytes, name: str) -> bytes:
     return zipfile.ZipFile(io.BytesIO(content)).read(name)
+
+
+def generators(content: bytes) -> dict[str, Any]:
+    arrays = safetensors.numpy.load(entry(content, "training.safetensors"))
+    states = {name: array.tolist() for name, array in arrays.items() if name.startswith("generators")}
+    return {**states, "": json_of(content)["generators"]}
 
 
 def json_of(content: bytes) -> dict[str, Any]:
@@ -390,8 +404,8 @@ class Saves(BaseCallback):
         return True
 '''
 SMALL = {
-    "Pendulum-v1": ["n_envs:3", "n_steps:70", "batch_size:70", "n_epochs:2", "normalize:True"],
-    "CarRacingFast-v3": ["n_envs:3", "n_steps:70", "batch_size:70", "n_epochs:1"],
+    "Pendulum-v1": ["n_envs:2", "n_steps:48", "batch_size:48", "n_epochs:2", "normalize:True"],
+    "CarRacingFast-v3": ["n_envs:2", "n_steps:48", "batch_size:48", "n_epochs:1"],
 }
 
 
@@ -431,7 +445,7 @@ def test_the_command_says_what_is_not_exact(
     monkeypatch.chdir(tmp_path)
     command = ["train", "--env", "Pendulum-v1", "--eval-freq", "-1", "--seed", "1", "-params", "n_steps:16", "n_envs:2"]
     command += ["batch_size:16", "n_epochs:1"]
-    content = small_agent(lambda: make_vec_env("Pendulum-v1", 2, wrapper_class=Replayable), n_steps=16)
+    content = small_agent(pendulum)
     (tmp_path / "snapshot.zip").write_bytes(content)
     main([*command, "-n", "64", "-i", "snapshot.zip"])
     printed = capsys.readouterr().out

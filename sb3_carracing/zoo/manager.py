@@ -188,7 +188,7 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         self._begin()
         why_not = restore(model, self._training)
         if why_not is None:
-            print("The training goes on exactly as it would have without the interruption.")
+            print("The training goes on exactly where it stopped, with its generators and its environments.")
             old_run = Path(self.trained_agent).parent
             self._inherited = [file for name in (BEST_AGENT, BEST_STATISTICS) if (file := old_run / name).is_file()]
         else:

@@ -212,15 +212,12 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
                 # Otherwise two evaluations would write the same best_model.zip and evaluations.npz. Here rewards are shaped.
                 callback.best_model_save_path = callback.callback_on_new_best = None
                 callback.log_path = None
-        self.callbacks.append(BeginningCallback(self._begin_rollout))
+        self.callbacks.append(BeginningCallback(self._begin))
 
     def _begin(self) -> None:
         self._has_begun = True
         self.work_begins()
-
-    def _begin_rollout(self) -> None:
-        self._begin()
-        # Now the callbacks know the score of the best agent so far, which has to be beaten.
+        # Not earlier: callbacks that have not got back the best score yet would rename its agent.
         while self._inherited:
             file = self._inherited.pop()
             target = Path(self.save_path) / file.name

@@ -37,6 +37,8 @@ class ProgressCallback(RunCallback):
         run_dir: folder to write to; None for the logger's.
     """
 
+    KEPT = (*RunCallback.KEPT, "_scores", "_running_score", "_n_episodes")
+
     def __init__(self, write_csv: bool = True, live_line: bool = True, run_dir: str | Path | None = None) -> None:
         super().__init__(run_dir)
         self._write_csv = write_csv

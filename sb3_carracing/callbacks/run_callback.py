@@ -3,7 +3,7 @@
 import time
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
@@ -22,11 +22,15 @@ class RunCallback(BaseCallback):
     Our CarRacing and `RawScore` count frames themselves. In other environments a step is one frame, unless a Monitor below a
     wrapper that repeats actions counts more.
 
+    A training that is resumed exactly (`sb3_carracing.resume`) gets back the attributes that `KEPT` names.
+
     The count is kept as `model.num_frames`, so that it is saved with the model and a resumed run counts on.
 
     Args:
         run_dir: folder to write to; None for the logger's.
     """
+
+    KEPT: ClassVar[tuple[str, ...]] = ("_frames", "_frames_of_episode")
 
     def __init__(self, run_dir: str | Path | None = None) -> None:
         super().__init__()

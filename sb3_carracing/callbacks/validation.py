@@ -15,6 +15,7 @@ from tqdm import tqdm
 from sb3_carracing.callbacks.checkpoint import agent_bytes
 from sb3_carracing.callbacks.run_callback import RunCallback, log_file
 from sb3_carracing.checks import one_of, whole_number
+from sb3_carracing.envs.replayable import Replayable
 from sb3_carracing.errors import UserError
 from sb3_carracing.evaluation import (
     N_TEST_TRACKS,
@@ -42,7 +43,8 @@ from sb3_carracing.pipelines import (
 from sb3_carracing.ppo.saving.vec_normalize import write_statistics
 from sb3_carracing.runs import BEST_AGENT, BEST_STATISTICS, read_run
 
-_MONITOR = f"{Monitor.__module__}:{Monitor.__name__}"
+_OF_TRAINING = [f"{wrapper.__module__}:{wrapper.__name__}" for wrapper in (Monitor, Replayable)]
+"""Wrappers that validation needs not repeat."""
 
 
 class ValidationCallback(RunCallback):
@@ -71,6 +73,8 @@ class ValidationCallback(RunCallback):
         UserError: a number is out of range. At the start of training: the environment does not fit the agent, or the
             resumed training was validated on another number of tracks.
     """
+
+    KEPT = (*RunCallback.KEPT, "_best_mean", "_last_frames")
 
     def __init__(
         self,
@@ -185,8 +189,9 @@ class ValidationCallback(RunCallback):
         if spec.max_episode_steps != registered.max_episode_steps:
             kwargs["max_episode_steps"] = spec.max_episode_steps or -1  # -1 means no limit in gymnasium
         added = spec.additional_wrappers[len(registered.additional_wrappers) :]
+        added = tuple(wrapper for wrapper in added if wrapper.entry_point not in _OF_TRAINING)
         wrappers = [WrapperCall(wrapper.entry_point, wrapper.kwargs) for wrapper in added if wrapper.kwargs is not None]
-        left_out = [wrapper.name for wrapper in added if wrapper.kwargs is None and wrapper.entry_point != _MONITOR]
+        left_out = [wrapper.name for wrapper in added if wrapper.kwargs is None]
         return pipeline_env(Pipeline(spec.id, kwargs, tuple(wrappers)), renderer=self._renderer), left_out
 
     def _validate(self) -> None:

@@ -141,19 +141,24 @@ class Grayscale(gym.ObservationWrapper[Observation, Any, Any], RecordConstructor
         """Return the first observation in gray."""
         if self._car_racing is None:
             return super().reset(seed=seed, options=options)
-        _, info = self._car_racing.asked.during("drawn", False, self.env.reset, seed=seed, options=options)
-        return self._car_racing.observation(grayscale=True), info
+        seen, info = self._car_racing.asked.during("drawn", False, self.env.reset, seed=seed, options=options)
+        return self._in_gray(seen), info
 
     def step(self, action: Any) -> Step:
         """Return what `env` returns, with the observation in gray."""
         if self._car_racing is None:
             return super().step(action)
-        _, reward, terminated, truncated, info = self._car_racing.asked.during("drawn", False, self.env.step, action)
-        return self._car_racing.observation(grayscale=True), reward, terminated, truncated, info
+        seen, reward, terminated, truncated, info = self._car_racing.asked.during("drawn", False, self.env.step, action)
+        return self._in_gray(seen), reward, terminated, truncated, info
 
     def observation(self, observation: Observation) -> Observation:
         """Return the observation in gray (H, W)."""
         return to_gray(observation)
+
+    def _in_gray(self, undrawn: Observation) -> Observation:
+        """Return the observation in gray, or any array of its shape if it is not used."""
+        assert self._car_racing is not None
+        return self._car_racing.observation(grayscale=True) if self._car_racing.asked.drawn else undrawn[..., 0]
 
 
 class FrameLimit(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):

@@ -10,14 +10,16 @@ which `CompactRolloutBuffer` inherits. The third step is `BetaPPO.train` below.
 import copy
 import io
 import pathlib
+import weakref
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import (
@@ -123,6 +125,8 @@ class BetaPPO(OnPolicyAlgorithm):
     }
     policy: ActorCriticPolicy
     rollout_buffer: RolloutBuffer
+    _callback: Callable[[], BaseCallback | None] = staticmethod(lambda: None)
+    _on_resume: BaseCallback | None = None
 
     def __init__(
         self,
@@ -275,11 +279,22 @@ class BetaPPO(OnPolicyAlgorithm):
         )
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_scheduled_learning_rate", "_watch"]
+        unsaved = ["_scheduled_learning_rate", "_watch", "_callback", "_on_resume"]
+        return [*super()._excluded_save_params(), *unsaved]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Copy the model and its environment; both copies share the logger."""
         return copy_model(self, memo)
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        """Prepare `learn` as in SB3, for `resume`: it reads the callbacks, and its own starts last."""
+        total_timesteps, callback = super()._setup_learn(*args, **kwargs)
+        if self._on_resume is not None:
+            self._on_resume.init_callback(self)
+            callback, self._on_resume = CallbackList([callback, self._on_resume]), None
+            callback.model = self
+        self._callback = weakref.ref(callback)  # a copy of the model does not copy its callbacks
+        return total_timesteps, callback
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         """Keep the remaining progress at 0 or above.

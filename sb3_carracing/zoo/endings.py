@@ -15,6 +15,7 @@ from stable_baselines3.common.monitor import ResultsWriter
 
 from sb3_carracing.callbacks.checkpoint import agent_bytes, state_bytes, statistics_bytes
 from sb3_carracing.files import next_free, tolerating_full_disk, write_atomically
+from sb3_carracing.resume import is_collecting
 from sb3_carracing.signals import Stopped, check_signals, has_come, postpone, say
 
 PAUSE = 20
@@ -74,7 +75,9 @@ class Keeper(BaseCallback):
         postpone(False)
 
     def _keep(self) -> None:
-        self.kept = Kept(state_bytes(self.model), statistics_bytes(self.model), self.model.num_timesteps)
+        # A callback may end the training in the middle of a rollout.
+        agent = agent_bytes(self.model) if is_collecting(self.model) else state_bytes(self.model)
+        self.kept = Kept(agent, statistics_bytes(self.model), self.model.num_timesteps)
 
 
 @dataclass(frozen=True)

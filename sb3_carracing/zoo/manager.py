@@ -14,6 +14,7 @@ import rl_zoo3
 import yaml
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER
+from rl_zoo3.utils import ALGOS
 from stable_baselines3.common import monitor
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
@@ -25,9 +26,12 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from sb3_carracing.agents import load_agent
 from sb3_carracing.callbacks import CheckpointCallback, ValidationCallback
 from sb3_carracing.envs.registration import CAR_RACING
+from sb3_carracing.envs.replayable import Replayable
 from sb3_carracing.errors import UserError
 from sb3_carracing.files import hyperparams_file, replacing, tolerating_full_disk, write_atomically
+from sb3_carracing.ppo.beta_ppo import BetaPPO
 from sb3_carracing.ppo.finite import NonFiniteError
+from sb3_carracing.resume import Training, read_training, restore
 from sb3_carracing.runs import BEST_AGENT, BEST_STATISTICS, seed_to_go_on, statistics_of
 from sb3_carracing.signals import check_signals, undisturbed
 from sb3_carracing.vec_env import process_vec_env_class
@@ -44,7 +48,8 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
 
     - Without `-conf` it reads the packaged hyperparameters, except where only rl-zoo3 has an entry.
     - `--trial-id` may be 0. It trains the trial's hyperparameters with the YAML entry that its study was created with.
-    - `-i` resumes where the agent stopped, with its step count, schedules and running means.
+    - `-i` resumes where the agent stopped, with its step count, schedules and running means; exactly, if the file is a
+      `resume.snapshot`. Environments of BetaPPO therefore record their episodes.
     - A run that fails before its first step leaves no folder.
     - It writes a checkpoint every five minutes and keeps the last three, or one every `--save-freq` steps and keeps all.
     - A signal or an error saves the agent as it was after the last update. All files are written as a whole.
@@ -79,6 +84,8 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         self.saved_as: Path | None = None
         self._has_begun = False
         self._made_folders: list[Path] = []
+        self._training: Training | None = None
+        self._inherited: list[Path] = []
         if bound.get("vec_env_type") == "subproc":
             self.vec_env_class = process_vec_env_class()
 
@@ -118,15 +125,20 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         hyperparameters.check_env_kwargs(self.env_name.gym_id, self._eval_env_kwargs_args or {})
         return hyperparams, saved
 
-    def create_envs(self, *args: Any, **kwargs: Any) -> VecEnv:
-        """Create the environments as rl-zoo3 does; ours also write their raw score to monitor.csv."""
+    def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
+        """Create the environments as rl-zoo3 does; ours also write their raw score to monitor.csv.
+
+        Those of a training by BetaPPO record their episodes.
+        """
         if gym.spec(self.env_name.gym_id).entry_point == CAR_RACING:
             self.monitor_kwargs.setdefault("info_keywords", ("score", "frames"))
         try:
             if not issubclass(self.vec_env_class, DummyVecEnv):
                 self._make_one_here()
-            with patch.object(monitor, "ResultsWriter", PatientResultsWriter):
-                env: VecEnv = super().create_envs(*args, **kwargs)
+            may_be_resumed = issubclass(ALGOS[self.algo], BetaPPO) and not eval_env and not no_log
+            wrapper = _recorded(self.env_wrapper) if may_be_resumed else self.env_wrapper
+            with patch.object(self, "env_wrapper", wrapper), patch.object(monitor, "ResultsWriter", PatientResultsWriter):
+                env: VecEnv = super().create_envs(n_envs, eval_env, no_log)
         except gym.error.Error as error:
             raise UserError(f"{self.env_name.gym_id} cannot be made: {error}") from error
         return env
@@ -186,8 +198,21 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
                 f"The agent has already played {model.num_timesteps} steps, so nothing remains of {self.n_timesteps}: pass a "
                 "larger -n."
             )
-        model.set_random_seed(seed_to_go_on(self.seed, model.num_timesteps))
+        self._training = read_training(self.trained_agent, model)
         return model
+
+    def _go_on(self, model: BaseAlgorithm) -> None:
+        """Bring the environments and generators back to where they were, or give them a seed that was not used yet."""
+        assert self._training is not None
+        self._begin()
+        why_not = restore(model, self._training)
+        if why_not is None:
+            print("The training goes on exactly where it stopped, with its generators and its environments.")
+            old_run = Path(self.trained_agent).parent
+            self._inherited = [file for name in (BEST_AGENT, BEST_STATISTICS) if (file := old_run / name).is_file()]
+        else:
+            print(f"The resume is not exact: {why_not}. The environments begin new episodes.")
+            model.set_random_seed(seed_to_go_on(self.seed, model.num_timesteps))
 
     def create_callbacks(self) -> None:
         """Create rl-zoo3's callbacks and ours in place of its checkpoints, and pass the run's folder to ours."""
@@ -216,6 +241,13 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
     def _begin(self) -> None:
         self._has_begun = True
         self.work_begins()
+        # Not earlier: callbacks that have not got back the best score yet would rename its agent.
+        while self._inherited:
+            file = self._inherited.pop()
+            target = Path(self.save_path) / file.name
+            if not target.exists():
+                with replacing(target) as temporary:
+                    shutil.copyfile(file, temporary)
 
     def learn(self, model: BaseAlgorithm) -> None:
         """Train up to `n_timesteps` steps in all, including the steps of a resumed agent, and save the agent.
@@ -225,7 +257,7 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         """
         run, parameters = Path(self.save_path), Path(self.params_path)
         files = RunFiles(run, run / f"{self.env_name}.zip", parameters / "vecnormalize.pkl", Path(self.log_folder), self.argv)
-        learner = _Learner(model, self.continue_training, Keeper(self._begin), files)
+        learner = _Learner(model, self._go_on if self.continue_training else None, Keeper(self._begin), files)
         try:
             super().learn(learner)
         except BaseException as error:
@@ -242,6 +274,15 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         if self.save_replay_buffer and isinstance(model, OffPolicyAlgorithm):
             with tolerating_full_disk(), replacing(Path(self.save_path, "replay_buffer.pkl")) as file:
                 model.save_replay_buffer(file)
+
+
+def _recorded(wrapper: Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]] | None) -> Callable[[gym.Env[Any, Any]], Replayable]:
+    """Return a wrapper that also records episodes."""
+
+    def wrap(env: gym.Env[Any, Any]) -> Replayable:
+        return Replayable(wrapper(env) if wrapper is not None else env)
+
+    return wrap
 
 
 def _default_config(algo: str, env_id: str) -> Path:
@@ -280,9 +321,9 @@ class _Learner:
     pass the remaining steps, so that learning rate and clip range continue where they were.
     """
 
-    def __init__(self, model: BaseAlgorithm, resumes: bool, keeper: Keeper, files: RunFiles):
+    def __init__(self, model: BaseAlgorithm, go_on: Callable[[BaseAlgorithm], None] | None, keeper: Keeper, files: RunFiles):
         self._model = model
-        self._resumes = resumes
+        self._go_on = go_on
         self._keeper = keeper
         self._files = files
         self.interrupted = False
@@ -293,7 +334,7 @@ class _Learner:
 
         After a signal or an error, this is the agent after the last update. rl-zoo3 swallows a KeyboardInterrupt.
         """
-        learn = self._learn_on if self._resumes else self._model.learn
+        learn = self._model.learn if self._go_on is None else self._learn_on
         try:
             learn(total_timesteps, callback=[self._keeper, *callback], **kwargs)
             check_signals()
@@ -308,8 +349,10 @@ class _Learner:
             raise
 
     def _learn_on(self, total_timesteps: int, **kwargs: Any) -> None:
+        assert self._go_on is not None
         done = self._model.num_timesteps
         print(f"Resuming at step {done} of {total_timesteps}")
+        self._go_on(self._model)
         self._model.learn(total_timesteps - done, reset_num_timesteps=False, **kwargs)
 
     @property

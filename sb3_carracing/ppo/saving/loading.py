@@ -166,7 +166,8 @@ def is_own_format(archive: Archive) -> bool:
     return True
 
 
-def _read_document(archive: Archive) -> dict[str, Any]:
+def read_document(archive: Archive) -> dict[str, Any]:
+    """Return agent.json of an archive in this package's format; `UserError` if it is damaged or of a later version."""
     document = archive.read_json("agent.json")
     version = document.get("version")
     if document.get("format") != FORMAT or type(version) is not int or version < 1:
@@ -186,7 +187,7 @@ def _read_document(archive: Archive) -> dict[str, Any]:
 
 
 def _read_own(cls: type[BaseAlgorithm], archive: Archive, find_class: ClassFinder, skip: set[str]) -> _Agent:
-    document = _read_document(archive)
+    document = read_document(archive)
     known = {"arguments": set(inspect.signature(cls).parameters), "state": STATE}
     decode = Decoder(read_arrays(archive, "arrays.safetensors"), find_class)
     elsewhere = {
@@ -314,7 +315,7 @@ def read_parameters(path: str | Path | io.BufferedIOBase, device: th.device | st
         states = sb3_files.read_states(archive, device)
         states.pop("pytorch_variables", None)
         return states
-    document = _read_document(archive)
+    document = read_document(archive)
     decode = Decoder(read_arrays(archive, "arrays.safetensors"), ClassFinder(archive.name, {}, trust=False))
     optimizer = optimizer_from_data(read_tensors(archive, "optimizer.safetensors"), document["optimizer"], decode)
     states = {"policy": read_tensors(archive, "policy.safetensors", document["aliases"]), "policy.optimizer": optimizer}
@@ -328,7 +329,7 @@ def saved_attributes(path: str | Path) -> dict[str, Any]:
     if not is_own_format(archive):
         data: dict[str, Any] = archive.read_json("data")
         return data
-    document = _read_document(archive)
+    document = read_document(archive)
     return {**document["state"], **document["extra"]}
 
 

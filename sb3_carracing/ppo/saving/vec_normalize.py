@@ -134,18 +134,27 @@ def _means(obs_rms: Any) -> tuple[Any, bool]:
 def _wrap(venv: VecEnv, state: dict[str, Any]) -> VecNormalize:
     options = {name: state[name] for name in _OPTIONS if name in state}
     wrapped = VecNormalize(venv, **options)
-    if wrapped.norm_obs:
-        if bool(state["several"]) != isinstance(wrapped.obs_rms, dict):
+    set_means(wrapped, state)
+    return wrapped
+
+
+def set_means(venv: VecNormalize, state: dict[str, Any]) -> None:
+    """Set the running means that `as_data` has written.
+
+    Raises:
+        ValueError, TypeError, KeyError: They do not fit.
+    """
+    if venv.norm_obs:
+        if bool(state["several"]) != isinstance(venv.obs_rms, dict):
             raise ValueError("they belong to observations of another kind")
-        if isinstance(wrapped.obs_rms, dict):
-            if set(state["obs_rms"]) != set(wrapped.obs_rms):
+        if isinstance(venv.obs_rms, dict):
+            if set(state["obs_rms"]) != set(venv.obs_rms):
                 raise ValueError(f"they belong to the observations {', '.join(map(str, state['obs_rms']))}")
-            for key, rms in wrapped.obs_rms.items():
+            for key, rms in venv.obs_rms.items():
                 _set(rms, state["obs_rms"][key])
         else:
-            _set(wrapped.obs_rms, state["obs_rms"])
-    _set(wrapped.ret_rms, state["ret_rms"])
-    return wrapped
+            _set(venv.obs_rms, state["obs_rms"])
+    _set(venv.ret_rms, state["ret_rms"])
 
 
 def _set(rms: RunningMeanStd, state: dict[str, Any]) -> None:

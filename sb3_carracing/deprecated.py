@@ -14,8 +14,10 @@ _ENVIRONMENTS = (
 _MOVED = {
     "runs": {
         **{name: ("pipelines", name) for name in _PIPELINES},
-        **{name: ("agents", name) for name in ("ALGORITHMS", "check_algorithm", "load_agent")},
+        **{name: ("agents", name) for name in ("ALGORITHMS", "check_algorithm")},
+        "load_agent": ("agents", "read_agent"),
     },
+    "agents": {"load_agent": ("agents", "read_agent")},
     "evaluation": {
         **{name: ("pipelines", name) for name in _ENVIRONMENTS},
         **{name: ("agents", name) for name in ("Agent", "RandomPolicy")},

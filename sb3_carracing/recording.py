@@ -19,7 +19,7 @@ from sb3_carracing.envs.counts import counts_of
 from sb3_carracing.errors import UserError
 from sb3_carracing.evaluation import RECORDING_SEED, EpisodeResult, check_pipeline, evaluate
 from sb3_carracing.files import check_output_file, check_writable, next_free, replacing, write_atomically
-from sb3_carracing.pipelines import Pipeline, WrapperCall, pipeline_env
+from sb3_carracing.pipelines import Pipeline, Renderer, WrapperCall, pipeline_env
 from sb3_carracing.system import no_window
 
 __getattr__ = old_names(__name__)
@@ -77,6 +77,21 @@ class Film(gym.Wrapper[Any, Any, Any, Any]):
             image = image.resize(GIF_SIZE, Image.Resampling.BOX)
         # An array takes three bytes per pixel, PIL's image four: a film at full size has some 1,000 of them.
         self._images.append(np.asarray(with_caption(image, f"frame {frame}   score {score:.1f}")))
+
+
+class WindowCloses(gym.Wrapper[Any, Any, Any, Any]):
+    """Raise KeyboardInterrupt when the user closes the window of an environment with `render_mode="human"`.
+
+    Gymnasium draws the window but ignores its close button.
+    """
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step, unless the window is closed."""
+        import pygame
+
+        if pygame.display.get_init() and pygame.event.peek(pygame.QUIT):
+            raise KeyboardInterrupt
+        return self.env.step(action)
 
 
 def with_caption(image: Image.Image, caption: str) -> Image.Image:
@@ -156,6 +171,7 @@ def record(
     *,
     actions: str = "deterministic",
     mp4: bool = False,
+    renderer: Renderer | None = "stock",
     progress: bool = False,
 ) -> list[EpisodeResult]:
     """Film one episode of stock CarRacing-v3 on each track and return the results.
@@ -166,19 +182,20 @@ def record(
         seeds: random seeds of the tracks.
         actions: see `evaluate`.
         mp4: see `Film`.
-        progress: show a progress bar.
+        renderer: see `pipeline_env`; the film looks the same with each.
+        progress: see `evaluate`.
 
     Raises:
         UserError: the agent does not fit the environment, or MP4 is not supported. Raised before the first episode.
     """
     if mp4:
         _clip_class()  # before anything is made
-    check_pipeline(agent.model, pipeline_env(agent.pipeline), agent.pipeline.wrap_vec_env)
+    check_pipeline(agent.model, pipeline_env(agent.pipeline, renderer=renderer), agent.pipeline.wrap_vec_env)
     check_writable(folder, GIF_LIMIT)
     if mp4:
         check_mp4(folder)
     film = WrapperCall(f"{__name__}.Film", {"folder": folder, "mp4": mp4})
-    make_env = pipeline_env(agent.pipeline, render_mode="rgb_array", innermost=[film])
+    make_env = pipeline_env(agent.pipeline, renderer=renderer, render_mode="rgb_array", innermost=[film])
     wrap = agent.pipeline.wrap_vec_env
     return evaluate(agent.model, make_env, seeds, actions=actions, wrap_vec_env=wrap, progress=progress)
 

@@ -195,7 +195,7 @@ def test_beta_ppo_is_loaded_when_asked_for() -> None:
 
 
 def test_public_names_are_listed_before_they_are_loaded() -> None:
-    from sb3_carracing.agents import load_agent
+    from sb3_carracing.loading import load_agent
 
     assert {*sb3_carracing.__all__} <= {*dir(sb3_carracing)}
     assert sb3_carracing.load_agent is load_agent

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from sb3_carracing import recording
-from sb3_carracing.agents import Agent, load_agent
+from sb3_carracing.agents import Agent, read_agent
 from sb3_carracing.evaluation import evaluate
 from sb3_carracing.pipelines import Pipeline, pipeline_env
 from sb3_carracing.recording import split_images, write_gif
@@ -16,7 +16,7 @@ from sb3_carracing.recording import split_images, write_gif
 @pytest.mark.usefixtures("cheap_film")
 def test_recording_gives_the_evaluations_results(blog_run: Path, tmp_path: Path) -> None:
     pipeline = Pipeline("CarRacingBlog-v3")
-    model = load_agent(blog_run / "CarRacingBlog-v3.zip", "beta_ppo")
+    model = read_agent(blog_run / "CarRacingBlog-v3.zip", "beta_ppo")
     agent = Agent("agent", model, "beta_ppo", pipeline, None, tmp_path)
     assert recording.record(agent, tmp_path, [5]) == evaluate(model, pipeline_env(pipeline), [5])
 

@@ -1,12 +1,13 @@
 """`record`: film laps."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from sb3_carracing.checks import whole_number
 from sb3_carracing.cli.agent_options import add_agent_arguments, open_agent
 from sb3_carracing.errors import preparation
-from sb3_carracing.evaluation import RECORDING_SEED
+from sb3_carracing.evaluation import RECORDING_SEED, EpisodeResult
 from sb3_carracing.recording import record
 
 
@@ -33,7 +34,12 @@ def main(argv: list[str]) -> None:
         results = record(agent, folder, seeds, actions=actions, mp4=args.mp4, progress=True)
     except KeyboardInterrupt:
         parser.exit(130, "interrupted\n")
+    print_laps(results)
+    print(f"written to {folder}/")
+
+
+def print_laps(results: Sequence[EpisodeResult]) -> None:
+    """Print one line per episode."""
     for result in results:
         lap = "finished" if result.lap_finished else "not finished"
-        print(f"track {result.seed}: score {result.score:.1f} in {result.frames} frames, lap {lap}")
-    print(f"written to {folder}/")
+        print(f"track {result.seed}: score {result.score:.1f} in {result.frames} frames, lap {lap}", flush=True)

@@ -55,6 +55,7 @@ def libraries_of(command: str) -> Iterator[None]:
 COMMANDS = {
     command.name: command
     for command in (
+        Command("demo", "watch the shipped agent drive", "cli.demo:main", EVERYDAY),
         Command("train", "train an agent: logs/<algo>/<env>_N", "zoo.commands:train", EVERYDAY),
         Command("enjoy", "watch a trained agent", "zoo.commands:enjoy", EVERYDAY),
         Command("evaluate", "score an agent on CarRacing-v3's test tracks", "cli.evaluate:main", EVERYDAY),

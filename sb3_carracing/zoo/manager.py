@@ -19,7 +19,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback,
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
-from sb3_carracing.agents import load_agent
+from sb3_carracing.agents import read_agent
 from sb3_carracing.callbacks import ValidationCallback
 from sb3_carracing.envs.registration import CAR_RACING
 from sb3_carracing.errors import UserError
@@ -159,7 +159,7 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         return env
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
-        load_agent(self.trained_agent, self.algo, trust=self.trust)
+        read_agent(self.trained_agent, self.algo, trust=self.trust)
         model: BaseAlgorithm = super()._load_pretrained_agent(hyperparams, env)
         if model.num_timesteps >= self.n_timesteps:
             raise UserError(

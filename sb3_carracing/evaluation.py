@@ -164,7 +164,7 @@ def evaluate(
     actions: str = "deterministic",
     n_envs: int = 1,
     wrap_vec_env: VecWrapper | None = None,
-    progress: bool = False,
+    progress: ProgressLine | bool = False,
 ) -> list[EpisodeResult]:
     """Play one whole episode on each track and return the results in the order of `seeds`.
 
@@ -179,7 +179,7 @@ def evaluate(
         n_envs: number of environments; above 1 they run in worker processes.
         wrap_vec_env: wraps the vectorized environment, see `Pipeline.wrap_vec_env`. None means `make_env.wrap_vec_env` if
             there is one, as in the factory that `load_agent` returns.
-        progress: show progress and the time left on stderr.
+        progress: show progress and the time left on stderr, in a line of its own or in the given one.
 
     Raises:
         UserError: the spaces differ from the model's, or it does not offer `actions`. Raised before the first episode.
@@ -192,7 +192,8 @@ def evaluate(
     venv = _seeded_vec_env(make_env, seeds, min(n_envs, len(seeds)), wrap_vec_env)
     try:
         check_spaces(model, venv)
-        line = ProgressLine(f"{kind} actions", len(seeds), disable=not progress)
+        own = isinstance(progress, bool)
+        line = ProgressLine(f"{kind} actions", len(seeds), disable=not progress) if own else progress
         with _acting(model, kind), line.ticking():
             return _play(model, venv, seeds, kind != "sample", line)
     finally:
@@ -286,9 +287,7 @@ def _acting(model: Any, kind: str) -> Iterator[None]:
             np.random.set_state(random_state)  # noqa: NPY002
 
 
-def _play(
-    model: Any, venv: VecEnv, seeds: Sequence[int], deterministic: bool, line: ProgressLine
-) -> list[EpisodeResult]:
+def _play(model: Any, venv: VecEnv, seeds: Sequence[int], deterministic: bool, line: ProgressLine) -> list[EpisodeResult]:
     n_envs = venv.num_envs
     results: dict[int, EpisodeResult] = {}
     playing = dict(enumerate(range(n_envs)))  # environment -> index of its seed

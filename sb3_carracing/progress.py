@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,7 +23,8 @@ class ProgressLine(tqdm):  # type: ignore[misc]
         name: what the line begins with.
         total: value of `n` at the end.
         initial: value of `n` at the start.
-        leave: keep the last state on the terminal.
+        steady: derive the time left from the mean speed since the start; otherwise it is unknown until `expect`.
+        leave: keep the last state. Otherwise the line disappears from a terminal, and a log has none before half a minute.
         disable: show nothing.
 
     Attributes:
@@ -33,17 +35,26 @@ class ProgressLine(tqdm):  # type: ignore[misc]
     monitor_interval = 0
 
     def __init__(
-        self, name: str, total: float, *, initial: float = 0.0, leave: bool = True, disable: bool = False
+        self,
+        name: str,
+        total: float,
+        *,
+        initial: float = 0,
+        steady: bool = True,
+        leave: bool = True,
+        disable: bool = False,
     ) -> None:
         self.name = name
         self.parts: Sequence[str] = ()
+        self._steady = steady
         self._time_left: float | None = None
         self._time_left_at = 0.0
+        self._start = time.perf_counter()
         self._in_terminal = sys.stderr.isatty()
         interval = _SECONDS_IN_TERMINAL if self._in_terminal else _SECONDS_IN_LOG
-        super().__init__(
-            total=total, initial=initial, leave=leave, disable=disable, mininterval=interval, miniters=0, dynamic_ncols=True
-        )
+        delay = 0.0 if leave or self._in_terminal else interval
+        how_often = {"mininterval": interval, "miniters": 0, "delay": delay}
+        super().__init__(total=total, initial=initial, leave=leave, disable=disable, dynamic_ncols=True, **how_often)
 
     def reach(self, n: float, *parts: str) -> None:
         """Set how much is done and what the line says, and show it if it is time."""
@@ -51,15 +62,17 @@ class ProgressLine(tqdm):  # type: ignore[misc]
         self.update(n - self.n)
 
     def expect(self, seconds: float) -> None:
-        """Set the time left [s] from now on, instead of deriving it from the mean speed since the start."""
-        self._time_left, self._time_left_at = seconds, self._time()
+        """Set the time left [s], which is counted down from now on."""
+        self._time_left, self._time_left_at = seconds, time.perf_counter()
 
     def time_left(self) -> float | None:
         """Return the time left [s], or None if it is not known yet."""
         if self._time_left is not None:
-            return max(0.0, self._time_left - (self._time() - self._time_left_at))
+            return max(0.0, self._time_left - (time.perf_counter() - self._time_left_at))
         done = self.n - self.initial
-        return (self.total - self.n) * (self._time() - self.start_t) / done if done > 0 else None
+        if not self._steady or done <= 0:
+            return None
+        return float((self.total - self.n) * (time.perf_counter() - self._start) / done)
 
     def __str__(self) -> str:
         share = min(self.n / self.total, 1.0) if self.total else 1.0

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from gymnasium import spaces
 
-from sb3_carracing.agents import Agent, read_agent, random_agent
+from sb3_carracing.agents import Agent, random_agent, read_agent
 from sb3_carracing.errors import UserError
 from sb3_carracing.pipelines import FAST_ID, Pipeline, env_spec, is_car_racing, wrapper_calls
 from sb3_carracing.runs import read_run, shipped_agents
@@ -16,7 +16,9 @@ from sb3_carracing.runs import read_run, shipped_agents
 
 def add_agent_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that name an agent."""
-    parser.add_argument("agent", nargs="?", metavar="RUN", help="run folder, id of a shipped agent, or an agent's .zip with --env-id")
+    parser.add_argument(
+        "agent", nargs="?", metavar="RUN", help="run folder, id of a shipped agent, or an agent's .zip with --env-id"
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--checkpoint", type=int, metavar="N", help="the run's checkpoint after N steps")
     which.add_argument("--last", action="store_true", help="the run's last agent (default: its best, if there is one)")

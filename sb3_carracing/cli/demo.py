@@ -27,7 +27,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("agent", nargs="?", default=FAST_ID, metavar="RUN", help="run folder (default: the shipped agent)")
     parser.add_argument("--seed", type=int, metavar="S", help="first track (default: another one each time)")
     parser.add_argument("--film", action="store_true", help="make a GIF although there is a display")
-    parser.add_argument("-o", "--output", type=Path, default=Path("demo"), metavar="DIR", help="folder for the GIF (default: demo)")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("demo"), metavar="DIR", help="folder for the GIF (default: demo)"
+    )
     parser.add_argument("--trust", action="store_true", help="import classes and wrappers from anywhere and run their code")
     args = parser.parse_args(argv)
     # Tracks that no one trains, validates or is tested on.

@@ -10,7 +10,6 @@ from sb3_carracing.errors import UserError
 
 EVERYDAY = "everyday commands"
 OF_RL_ZOO3 = "rl-zoo3's other commands, with its arguments"
-FURTHER = "further commands"
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,9 @@ COMMANDS = {
         Command("record", "film laps with the running score on them", "cli.record:main", EVERYDAY),
         Command("plot", "draw losses, entropy, KL and scores of runs", "cli.plot:main", EVERYDAY),
         Command("tune", "search hyperparameters on one machine or many", "cli.tune:main", EVERYDAY),
+        Command("preview", "show what an agent sees", "cli.preview:main", EVERYDAY),
+        Command("convert", "convert an agent to the format without pickle", "cli.convert:main", EVERYDAY),
+        Command("train_and_report", "train, then evaluate, plot and record the run", "cli.train_and_report:main", EVERYDAY),
         Command("record_video", "film a trained agent", "zoo.commands:record_video", OF_RL_ZOO3),
         Command("record_training", "film a run's agents one after the other", "zoo.commands:record_training", OF_RL_ZOO3),
         Command("benchmark", "evaluate the agents of a folder and write a table", "cli.benchmark:main", OF_RL_ZOO3),
@@ -70,9 +72,6 @@ COMMANDS = {
         Command("plot_from_file", "plot what all_plots has saved", "zoo.plots:plot_from_file", OF_RL_ZOO3),
         Command("load_from_hub", "download an agent from the Hugging Face hub", "zoo.commands:load_from_hub", OF_RL_ZOO3),
         Command("push_to_hub", "upload an agent to the Hugging Face hub", "zoo.commands:push_to_hub", OF_RL_ZOO3),
-        Command("preview", "show what an agent sees", "cli.preview:main", FURTHER),
-        Command("convert", "convert an agent to the format without pickle", "cli.convert:main", FURTHER),
-        Command("train_and_report", "train, then evaluate, plot and record the run", "cli.train_and_report:main", FURTHER),
     )
 }
 """Every command by its name, in the order of the help."""

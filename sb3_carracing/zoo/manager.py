@@ -24,6 +24,7 @@ from sb3_carracing.callbacks import ValidationCallback
 from sb3_carracing.envs.registration import CAR_RACING
 from sb3_carracing.errors import UserError
 from sb3_carracing.files import hyperparams_file
+from sb3_carracing.pipelines import Pipeline, frames_per_step, wrapper_calls
 from sb3_carracing.runs import BEST_STATISTICS, seed_to_go_on, statistics_of
 from sb3_carracing.vec_env import process_vec_env_class
 from sb3_carracing.zoo import hyperparameters
@@ -51,6 +52,8 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
     """Called right before the first environment step."""
     trust: bool = False
     """Whether a resumed agent may run code."""
+    n_frames: int | None = None
+    """Length of the training in frames, instead of steps."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # rl-zoo3 passes them by position, and its signature may grow. Binding them by name lets us change one.
@@ -105,7 +108,14 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         saved.update(numbers)
         hyperparameters.check_env_kwargs(self.env_name.gym_id, self.env_kwargs | (hyperparams.get("env_kwargs") or {}))
         hyperparameters.check_env_kwargs(self.env_name.gym_id, self._eval_env_kwargs_args or {})
+        if self.n_frames is not None:
+            self.n_timesteps = self.args.n_timesteps = self._steps_of(self.n_frames, hyperparams)
         return hyperparams, saved
+
+    def _steps_of(self, n_frames: int, hyperparams: dict[str, Any]) -> int:
+        env_kwargs = {**(hyperparams.get("env_kwargs") or {}), **self.env_kwargs}
+        pipeline = Pipeline(self.env_name.gym_id, env_kwargs, wrapper_calls(hyperparams.get("env_wrapper")))
+        return max(1, n_frames // frames_per_step(pipeline))
 
     def create_envs(self, *args: Any, **kwargs: Any) -> VecEnv:
         """Create the environments as rl-zoo3 does; ours also write their raw score to monitor.csv."""

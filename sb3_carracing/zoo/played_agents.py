@@ -21,7 +21,7 @@ from sb3_carracing.checks import whole_number
 from sb3_carracing.envs.training_rules import without_retired
 from sb3_carracing.errors import UserError
 from sb3_carracing.files import data_dir
-from sb3_carracing.pipelines import env_spec, is_car_racing
+from sb3_carracing.pipelines import FAST_ID, env_spec, is_car_racing
 from sb3_carracing.runs import BEST_AGENT, TRAINED_AGENTS, statistics_of
 from sb3_carracing.zoo.register import ALGO_NAME
 
@@ -50,7 +50,7 @@ class AskedAgent:
         parser.add_argument("-f", "--folder")
         parser.add_argument("-o", "--output-folder")
         parser.add_argument("--algo", default=ALGO_NAME)
-        parser.add_argument("--env", type=EnvironmentName, default="CartPole-v1")
+        parser.add_argument("--env", type=EnvironmentName, default=EnvironmentName(FAST_ID))
         parser.add_argument("--exp-id", type=int, default=0)
         which = parser.add_mutually_exclusive_group()
         which.add_argument("--load-best", action="store_true")

@@ -45,6 +45,7 @@ class ProgressLine(tqdm):  # type: ignore[misc]
         disable: bool = False,
     ) -> None:
         self.name = name
+        self._from = initial
         self.parts: Sequence[str] = ()
         self._steady = steady
         self._time_left: float | None = None
@@ -69,7 +70,7 @@ class ProgressLine(tqdm):  # type: ignore[misc]
         """Return the time left [s], or None if it is not known yet."""
         if self._time_left is not None:
             return max(0.0, self._time_left - (time.perf_counter() - self._time_left_at))
-        done = self.n - self.initial
+        done = self.n - self._from
         if not self._steady or done <= 0:
             return None
         return float((self.total - self.n) * (time.perf_counter() - self._start) / done)

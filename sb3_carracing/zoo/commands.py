@@ -17,6 +17,7 @@ from sb3_carracing.zoo.manager import CarRacingExperimentManager
 from sb3_carracing.zoo.played_agents import AskedAgent, options_for, run_number, with_own_statistics
 from sb3_carracing.zoo.register import ALGO_NAME
 from sb3_carracing.zoo.safe_files import known_wrappers
+from sb3_carracing.zoo.score_report import ScoreReport
 from sb3_carracing.zoo.scripts import arguments_of, asks_for_help, hub_errors, run_module, script_of_rl_zoo3, without_trust
 from sb3_carracing.zoo.train_options import check_seed, check_train_options, without_frames
 from sb3_carracing.zoo.tune import OptimizingManager
@@ -57,7 +58,7 @@ def train(argv: list[str]) -> Path | None:
 
 
 def enjoy(argv: list[str]) -> None:
-    """Watch a trained agent, with rl-zoo3's arguments."""
+    """Watch a trained agent, with rl-zoo3's arguments, without training rules."""
     _play("enjoy", argv)
 
 
@@ -68,11 +69,12 @@ def record_video(argv: list[str]) -> None:
 
 def _play(command: str, argv: list[str]) -> None:
     argv, trust = without_trust(_with_defaults(argv))
-    with script_of_rl_zoo3(trust) as work_begins, known_wrappers(trust), with_own_statistics(work_begins):
+    report = ScoreReport()
+    with script_of_rl_zoo3(trust) as work_begins, known_wrappers(trust), with_own_statistics(work_begins, report.note):
         if not asks_for_help(argv):
             argv = [*argv, *options_for(command, AskedAgent.of(command, argv))]
         with arguments_of(command, argv), hub_errors(command):
-            run_module(f"rl_zoo3.{command}")
+            run_module(f"rl_zoo3.{command}", print=report.print)
 
 
 def record_training(argv: list[str]) -> None:

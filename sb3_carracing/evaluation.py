@@ -192,8 +192,9 @@ def evaluate(
     venv = _seeded_vec_env(make_env, seeds, min(n_envs, len(seeds)), wrap_vec_env)
     try:
         check_spaces(model, venv)
-        own = isinstance(progress, bool)
-        line = ProgressLine(f"{kind} actions", len(seeds), disable=not progress) if own else progress
+        line = progress
+        if isinstance(line, bool):
+            line = ProgressLine(f"{kind} actions", len(seeds), disable=not line)
         with _acting(model, kind), line.ticking():
             return _play(model, venv, seeds, kind != "sample", line)
     finally:
@@ -323,7 +324,7 @@ def _show(line: ProgressLine, results: dict[int, EpisodeResult], running: Sequen
     if line.disable:
         return
     finished = list(results.values())
-    expected = np.mean([result.frames for result in finished]) if finished else MAX_FRAMES
+    expected = float(np.mean([result.frames for result in finished])) if finished else MAX_FRAMES
     under_way = sum(min(counts.frames / expected, 0.99) for counts in running if counts is not None and not counts.over)
     score = [f"mean score {np.mean([result.score for result in finished]):.1f}"] if finished else []
     line.reach(len(finished) + under_way, f"{len(finished)}/{line.total} tracks", *score)

@@ -53,8 +53,9 @@ def plot_runs(runs: Sequence[str | Path], folder: str | Path, *, x: Unit | None 
     groups = groups_of(infos) if group else {name: [run] for name, run in separate(infos).items()}
     drawn = {key: found for key in PANELS if (found := _curves(key, groups, unit))}
     if not drawn:
-        where, files = ", ".join(map(str, runs)), "no progress.csv, evaluations.csv or monitor.csv with a row"
-        raise UserError(f"nothing to plot: {files}" + (f" and {x}" if x else "") + f" in {where}")
+        over = f" and {x}" if x else ""
+        where = ", ".join(map(str, runs))
+        raise UserError(f"nothing to plot: no progress.csv, evaluations.csv or monitor.csv with a row{over} in {where}")
     folder = Path(folder)
     check_writable(folder)
     title = ", ".join(sorted({info.env_id for info in infos}))

@@ -3,7 +3,7 @@
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ _SECONDS_IN_TERMINAL, _SECONDS_IN_LOG = 0.5, 30.0
 _SECONDS_PER_TICK = 1.0
 
 
-class ProgressLine(tqdm):  # type: ignore[misc]
+class ProgressLine(tqdm):  # type: ignore[type-arg]
     """Show `name percent | parts | time left` on stderr.
 
     Where the line is too long for the terminal, the last parts are left out. Percentage and time left always stay. Without a
@@ -33,6 +33,10 @@ class ProgressLine(tqdm):  # type: ignore[misc]
 
     # tqdm's thread would refresh a line that no one updates; `ticking` does so where it is wanted.
     monitor_interval = 0
+    n: float
+    total: float
+    leave: bool
+    _time: Callable[[], float]
 
     def __init__(
         self,
@@ -54,8 +58,16 @@ class ProgressLine(tqdm):  # type: ignore[misc]
         self._in_terminal = sys.stderr.isatty()
         interval = _SECONDS_IN_TERMINAL if self._in_terminal else _SECONDS_IN_LOG
         delay = 0.0 if leave or self._in_terminal else interval
-        how_often = {"mininterval": interval, "miniters": 0, "delay": delay}
-        super().__init__(total=total, initial=initial, leave=leave, disable=disable, dynamic_ncols=True, **how_often)
+        super().__init__(
+            total=total,
+            initial=initial,
+            leave=leave,
+            disable=disable,
+            dynamic_ncols=True,
+            mininterval=interval,
+            miniters=0,
+            delay=delay,
+        )
 
     def reach(self, n: float, *parts: str) -> None:
         """Set how much is done and what the line says, and show it if it is time."""
@@ -73,7 +85,7 @@ class ProgressLine(tqdm):  # type: ignore[misc]
         done = self.n - self._from
         if not self._steady or done <= 0:
             return None
-        return float((self.total - self.n) * (time.perf_counter() - self._start) / done)
+        return (self.total - self.n) * (time.perf_counter() - self._start) / done
 
     def __str__(self) -> str:
         share = min(self.n / self.total, 1.0) if self.total else 1.0
@@ -83,11 +95,10 @@ class ProgressLine(tqdm):  # type: ignore[misc]
         width = (self.format_dict["ncols"] or 80) - 1 if self._in_terminal else None
         return fit(f"{self.name} {share:.0%}".strip(), self.parts, tail, width)
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+    def display(self, msg: str | None = None, pos: int | None = None) -> Any:
         """Draw the line anew; without a terminal, write it as a line of its own."""
         if self._in_terminal:
-            shown: bool = super().display(msg, pos)
-            return shown
+            return super().display(msg, pos)  # type: ignore[func-returns-value]
         if msg is None:
             self.fp.write(f"{self}\n")
             self.fp.flush()

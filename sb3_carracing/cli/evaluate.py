@@ -80,7 +80,7 @@ def main(argv: list[str]) -> None:
     finally:
         # Even if the file cannot be written after all.
         if summaries:
-            Console().print(results_table(f"raw score of {agent.name} on {make_env.spec.id}", summaries))
+            Console().print(results_table(f"{agent.name} on {make_env.spec.id}", summaries))
     print(f"written: {output}")
 
 

@@ -32,7 +32,8 @@ def test_the_shipped_agent_and_its_environment_belong_together() -> None:
     assert env.observation_space == model.observation_space
     assert env.action_space == model.action_space
     rules = env.unwrapped.rules  # type: ignore[attr-defined]
-    assert not (rules.act_on_frames or rules.act_after_steps)
+    assert not rules.act_on_frames
+    assert not rules.act_after_steps
     observation, _ = env.reset(seed=0)
     action, _ = model.predict(observation, deterministic=True)
     info = env.step(action)[4]
@@ -56,7 +57,7 @@ def test_a_run_gives_its_best_agent_and_a_zip_in_it_that_agent(run: Path) -> Non
         model, make_env = load_agent(source)
         assert model.predict(OBSERVATION, deterministic=True)[0] == action
         assert str(make_env().unwrapped.spec.id) == ENV_ID  # type: ignore[union-attr]
-    with pytest.raises(ValueError, match="algo is 'ppo', and .* is a run of 'beta_ppo'"):
+    with pytest.raises(ValueError, match=r"algo is 'ppo', and .* is a run of 'beta_ppo'"):
         load_agent(run, algo="ppo")
 
 

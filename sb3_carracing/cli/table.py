@@ -80,12 +80,14 @@ COMMANDS = {
 def usage() -> str:
     """Return what `--help` prints."""
     width = max(map(len, COMMANDS)) + 2
-    lines = ["usage: python -m sb3_carracing [--version] <command> [arguments]", ""]
+    lines = ["usage: sb3-carracing [--version] <command> [arguments]", ""]
     for group in dict.fromkeys(command.group for command in COMMANDS.values()):
         commands = [command for command in COMMANDS.values() if command.group == group]
         lines += [f"{group}:", *(f"  {command.name:{width}}{command.help}" for command in commands), ""]
     lines += [
-        "`python -m sb3_carracing <command> --help` lists a command's arguments. --algo is beta_ppo by default.",
-        "Bad input exits with status 2 and a one-line error; SB3_CARRACING_TRACEBACK=1 shows where it was raised.",
+        "`sb3-carracing <command> --help` lists a command's arguments. Without --algo and",
+        "--env, the algorithm is beta_ppo and the environment CarRacingFast-v3. Bad input",
+        "exits with status 2 and a one-line error; SB3_CARRACING_TRACEBACK=1 shows where",
+        "it was raised.",
     ]
     return "\n".join(lines) + "\n"

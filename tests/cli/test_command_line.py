@@ -219,12 +219,24 @@ def test_on_a_terminal_a_command_says_at_once_that_it_loads(monkeypatch: pytest.
     assert terminal.states() == ["sb3-carracing train: loading", "loaded"]
 
 
-def test_a_training_may_be_counted_in_frames(tmp_path: Path) -> None:
-    pendulum("--frames", "1.28e2", cwd=tmp_path)
+def test_a_training_may_be_counted_in_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sb3_carracing.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    repeat = f"env_wrapper:[{{'{WRAPPERS}.ActionRepeat':{{'frame_skip':4}}}}]"
+    short = ["--env", "Pendulum-v1", "--eval-freq", "-1", "-params", "n_steps:16", "n_envs:1", "batch_size:16", repeat]
+    main(["train", "--frames", "1.28e2", *short])
     arguments = yaml.unsafe_load((tmp_path / "logs/beta_ppo/Pendulum-v1_1/Pendulum-v1/args.yml").read_text())
-    assert arguments["n_timesteps"] == 128
-    refused = pendulum("--frames", "1e3", "-n", "64", cwd=tmp_path, check=False)
-    assert (refused.returncode, "--frames and -n both" in refused.stderr) == (2, True)
+    assert arguments["n_timesteps"] == 32
+    for options, sentence in (
+        (["--frames", "1e3", "-n", "64"], "--frames and -n both set the length"),
+        (["--frames", "0.5"], "--frames must be a whole number of at least 1, got 0.5"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(["train", *options, *short])
+        assert sentence in capsys.readouterr().err
 
 
 def test_every_command_has_the_same_default_environment() -> None:

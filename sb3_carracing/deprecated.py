@@ -25,7 +25,7 @@ _MOVED = {
         **{name: ("cli.evaluate", name) for name in ("main", "results_table")},
     },
     "callbacks": {"wrap_alike": ("pipelines", "wrap_alike")},
-    "plotting": {"main": ("cli.plot", "main")},
+    "plotting": {"main": ("cli.plot", "main"), **{name: ("curves", name) for name in ("Panel", "AVERAGED_EPISODES")}},
     "recording": {
         "main": ("cli.record", "main"),
         "preview_main": ("cli.preview", "main"),

@@ -327,7 +327,7 @@ def _show(line: ProgressLine, results: dict[int, EpisodeResult], running: Sequen
     expected = float(np.mean([result.frames for result in finished])) if finished else MAX_FRAMES
     under_way = sum(min(counts.frames / expected, 0.99) for counts in running if counts is not None and not counts.over)
     score = [f"mean score {np.mean([result.score for result in finished]):.1f}"] if finished else []
-    line.reach(len(finished) + under_way, f"{len(finished)}/{line.total} tracks", *score)
+    line.reach(len(finished) + under_way, *score, f"{len(finished)}/{line.total} tracks")
 
 
 def _row(observations: Any, env: int) -> Any:

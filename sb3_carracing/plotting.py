@@ -71,7 +71,7 @@ def _curves(key: str, groups: dict[str, list[RunInfo]], unit: Unit) -> list[Curv
         if len(found) > 1 and len({curve.y_name for curve in found}) == 1:
             curves.append(mean_curve(found, name))
         else:
-            curves += [replace(curve, label=name) for curve in found]
+            curves += [replace(curve, label=f"{name}, mean and std" if curve.low is not None else name) for curve in found]
     return curves
 
 

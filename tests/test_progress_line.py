@@ -81,4 +81,4 @@ def test_evaluate_says_how_far_it_is() -> None:
         results = evaluate(Constant([0.0]), Walk, [1, 2, 3], progress=True)
     last = terminal.states()[-1]
     mean = np.mean([result.score for result in results])
-    assert last == f"deterministic actions 100% | 3/3 tracks | mean score {mean:.1f} | 00:00 left"
+    assert last == f"deterministic actions 100% | mean score {mean:.1f} | 3/3 tracks | 00:00 left"

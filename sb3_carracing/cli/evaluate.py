@@ -80,7 +80,8 @@ def main(argv: list[str]) -> None:
     finally:
         # Even if the file cannot be written after all.
         if summaries:
-            Console().print(results_table(f"{agent.name} on {make_env.spec.id}", summaries))
+            console = Console()
+            console.print(results_table(f"{agent.name} on {make_env.spec.id}", summaries, console.width))
     print(f"written: {output}")
 
 
@@ -184,27 +185,37 @@ def _version(package: str) -> str | None:
         return None
 
 
-def results_table(title: str, summaries: dict[str, Summary]) -> Table:
+def results_table(title: str, summaries: dict[str, Summary], width: int = 80) -> Table:
     """Return a table of raw scores with a row for each kind of action.
 
     The interval is of the mean, and laps are those finished. Too few tracks for an interval have no standard deviation either.
+
+    Args:
+        title: above the table.
+        summaries: by kind of action.
+        width: characters that there are; below 80 the last columns are left out.
     """
-    # Narrow, for 80 characters.
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     table.add_column("actions", no_wrap=True)
-    for column in ("tracks", "score", "std", "95 % interval", "median", "min", "laps", ">= 900"):
+    rows = {kind: _cells(summary) for kind, summary in summaries.items()}
+    columns = [*next(iter(rows.values()))][: None if width >= 80 else 5]
+    for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
-    for kind, summary in summaries.items():
-        has_interval = summary.ci_low is not None
-        table.add_row(
-            kind,
-            str(summary.n_episodes),
-            f"{summary.mean:.1f}",
-            f"{summary.std:.1f}" if has_interval else "-",
-            f"{summary.ci_low:.1f} .. {summary.ci_high:.1f}" if has_interval else "-",
-            f"{summary.median:.1f}",
-            f"{summary.min:.1f}",
-            f"{summary.laps_finished:.0%}",
-            f"{summary.at_least_900:.0%}",
-        )
+    for kind, cells in rows.items():
+        table.add_row(kind, *(cells[column] for column in columns))
     return table
+
+
+def _cells(summary: Summary) -> dict[str, str]:
+    """Return the texts of a row by column, most important first."""
+    has_interval = summary.ci_low is not None
+    return {
+        "tracks": str(summary.n_episodes),
+        "score": f"{summary.mean:.1f}",
+        "std": f"{summary.std:.1f}" if has_interval else "-",
+        "95 % interval": f"{summary.ci_low:.1f} .. {summary.ci_high:.1f}" if has_interval else "-",
+        "laps": f"{summary.laps_finished:.0%}",
+        "median": f"{summary.median:.1f}",
+        "min": f"{summary.min:.1f}",
+        ">= 900": f"{summary.at_least_900:.0%}",
+    }

@@ -1,6 +1,7 @@
 """`evaluate`: table, JSON, and one line for bad input."""
 
 import argparse
+import io
 import json
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from rich.console import Console
 from stand_ins import REPEAT_4
 
 from sb3_carracing import evaluation
@@ -94,6 +96,17 @@ def test_the_random_baseline_of_the_packaged_run_leaves_no_folder_of_its_name(
     monkeypatch.chdir(tmp_path)
     main(["evaluate", "rl-trained-agents/beta_ppo/CarRacingFast-v3_1", "--random", "-n", "1", "--n-envs", "1"])
     assert [path.name for path in tmp_path.iterdir()] == ["evaluation_random.json"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_the_table_fits_the_terminal(width: int) -> None:
+    results = [evaluation.EpisodeResult(seed, -100.0 - seed, 1000, 125, False) for seed in range(100)]
+    console = Console(width=width, file=io.StringIO())
+    console.print(evaluate_command.results_table("x", {"deterministic": evaluation.summarize(results)}, width))
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "-149.5" in printed
+    assert "…" not in printed
+    assert ("median" in printed) == (width >= 80)
 
 
 @pytest.mark.parametrize(("options", "n_tracks"), [([], 10), (["--protocol"], 100), (["-n", "4"], 4)])

@@ -51,7 +51,7 @@ def test_several_runs_share_the_diagrams(run: Path, tmp_path: Path, monkeypatch:
     alone = plot_runs([run], tmp_path / "alone")
     assert sorted(file.name for file in (tmp_path / "plots").iterdir()) == sorted(file.name for file in alone)
     texts = svg_texts(tmp_path / "plots" / "evaluation.svg")
-    assert {"BetaPPO", "PPO", "CarRacing", "environment frames", "raw score [points]"} <= texts
+    assert {"BetaPPO, mean and std", "PPO, mean and std", "CarRacing", "environment frames", "raw score [points]"} <= texts
     assert not any("beta_ppo" in text for text in texts)
     shared, single = (np.asarray(Image.open(tmp_path / folder / "evaluation.png")) for folder in ("plots", "alone"))
     assert shared.shape == single.shape

@@ -21,7 +21,7 @@ import torch as th
 
 from benchmarks import options, tables
 from benchmarks.provenance import ROOT, described
-from sb3_carracing.agents import ALGORITHMS, load_agent
+from sb3_carracing.agents import ALGORITHMS, read_agent
 from sb3_carracing.errors import UserError
 from sb3_carracing.evaluation import TEST_SEED, check_actions, evaluate
 from sb3_carracing.pipelines import PipelineEnv, Renderer, pipeline_env
@@ -213,7 +213,7 @@ def play(study: Study, config: Config, folder: Path, n_tracks: int) -> tuple[lis
         ALGORITHMS.setdefault(config.algo, config.algo)
     run = read_run(folder, trust=True)  # its own training: a study may name wrappers and policies of benchmarks/
     agent = run.agent_file(last=True)
-    model = load_agent(agent, run.algo, trust=True)
+    model = read_agent(agent, run.algo, trust=True)
     make_env = study.evaluation_env(run, config)
     seeds = range(study.first_seed, study.first_seed + n_tracks)
     start = time.perf_counter()

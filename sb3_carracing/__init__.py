@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 from sb3_carracing.envs.registration import register_envs
 
 if TYPE_CHECKING:
-    from sb3_carracing.agents import load_agent
+    from sb3_carracing.loading import load_agent
     from sb3_carracing.ppo.beta_ppo import BetaPPO
 
 __version__ = "0.2.0.dev0"
 __all__ = ["BetaPPO", "__version__", "load_agent"]
 
 # Loaded on first access (PEP 562), since they import torch.
-_LAZY = {"BetaPPO": "sb3_carracing.ppo.beta_ppo", "load_agent": "sb3_carracing.agents"}
+_LAZY = {"BetaPPO": "sb3_carracing.ppo.beta_ppo", "load_agent": "sb3_carracing.loading"}
 
 register_envs()
 

@@ -10,11 +10,14 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from sb3_carracing.deprecated import old_names
 from sb3_carracing.errors import UserError
 from sb3_carracing.files import listing
 from sb3_carracing.pipelines import Pipeline, import_by_path, pipeline_env
 from sb3_carracing.ppo.beta_ppo import BetaPPO
 from sb3_carracing.ppo.saving.sb3_files import load_sb3_agent
+
+__getattr__ = old_names(__name__)
 
 ALGORITHMS = {
     "beta_ppo": "sb3_carracing.BetaPPO",
@@ -37,7 +40,7 @@ def check_algorithm(algo: str) -> str:
     return algo
 
 
-def load_agent(file: str | Path, algo: str = "beta_ppo", device: str = "cpu", trust: bool = False) -> BaseAlgorithm:
+def read_agent(file: str | Path, algo: str = "beta_ppo", device: str = "cpu", trust: bool = False) -> BaseAlgorithm:
     """Load an agent's .zip to act, not to train on: schedules and the replay buffer are left out.
 
     Args:

@@ -14,8 +14,10 @@ _ENVIRONMENTS = (
 _MOVED = {
     "runs": {
         **{name: ("pipelines", name) for name in _PIPELINES},
-        **{name: ("agents", name) for name in ("ALGORITHMS", "check_algorithm", "load_agent")},
+        **{name: ("agents", name) for name in ("ALGORITHMS", "check_algorithm")},
+        "load_agent": ("agents", "read_agent"),
     },
+    "agents": {"load_agent": ("agents", "read_agent")},
     "evaluation": {
         **{name: ("pipelines", name) for name in _ENVIRONMENTS},
         **{name: ("agents", name) for name in ("Agent", "RandomPolicy")},
@@ -23,7 +25,7 @@ _MOVED = {
         **{name: ("cli.evaluate", name) for name in ("main", "results_table")},
     },
     "callbacks": {"wrap_alike": ("pipelines", "wrap_alike")},
-    "plotting": {"main": ("cli.plot", "main")},
+    "plotting": {"main": ("cli.plot", "main"), **{name: ("curves", name) for name in ("Panel", "AVERAGED_EPISODES")}},
     "recording": {
         "main": ("cli.record", "main"),
         "preview_main": ("cli.preview", "main"),

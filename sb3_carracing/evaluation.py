@@ -19,14 +19,15 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
-from tqdm import tqdm
 
 from sb3_carracing.agents import RandomPolicy
 from sb3_carracing.checks import whole_number
 from sb3_carracing.deprecated import old_names
-from sb3_carracing.envs.counts import counts_of
+from sb3_carracing.envs.counts import Counts, counts_of
+from sb3_carracing.envs.training_rules import MAX_FRAMES
 from sb3_carracing.errors import UserError
 from sb3_carracing.pipelines import Env, EnvFactory, RawScore, VecWrapper
+from sb3_carracing.progress import ProgressLine
 from sb3_carracing.system import no_window
 from sb3_carracing.vec_env import WorkerError, process_vec_env_class
 
@@ -36,6 +37,7 @@ TEST_SEED = 1_000_000
 VALIDATION_SEED = 2_000_000
 RECORDING_SEED = 3_000_000
 N_TEST_TRACKS = 100
+MIN_EPISODES_FOR_INTERVAL = 5
 
 _WORKERS_ENDED = (WorkerError, EOFError, ConnectionError)
 
@@ -86,8 +88,8 @@ class EpisodeResult:
 class Summary:
     """Statistics of scores over episodes.
 
-    `std` divides by n. `ci_low` and `ci_high` are the 95 % bootstrap interval of the mean. `laps_finished` and
-    `at_least_900` are shares of the episodes.
+    `std` divides by n. `ci_low` and `ci_high` are the 95 % bootstrap interval of the mean, None for fewer than
+    `MIN_EPISODES_FOR_INTERVAL` episodes. `laps_finished` and `at_least_900` are shares of the episodes.
     """
 
     n_episodes: int
@@ -98,8 +100,8 @@ class Summary:
     max: float
     laps_finished: float
     at_least_900: float
-    ci_low: float
-    ci_high: float
+    ci_low: float | None
+    ci_high: float | None
     frames_mean: float
 
 
@@ -173,7 +175,7 @@ def evaluate(
     n_envs: int = 1,
     wrap_vec_env: VecWrapper | None = None,
     watch: Watch | None = None,
-    progress: bool = False,
+    progress: ProgressLine | bool = False,
 ) -> list[EpisodeResult]:
     """Play one whole episode on each track and return the results in the order of `seeds`.
 
@@ -186,9 +188,10 @@ def evaluate(
         seeds: random seeds of the tracks, for `reset`.
         actions: "deterministic" (the model's own default), "sample", or "mean" or "mode" if the policy has both.
         n_envs: number of environments; above 1 they run in worker processes.
-        wrap_vec_env: wraps the vectorized environment, see `Pipeline.wrap_vec_env`.
+        wrap_vec_env: wraps the vectorized environment, see `Pipeline.wrap_vec_env`. None means `make_env.wrap_vec_env` if
+            there is one, as in the factory that `load_agent` returns.
         watch: is told of every decision and of every end.
-        progress: show a progress bar.
+        progress: show progress and the time left on stderr, in a line of its own or in the given one.
 
     Raises:
         UserError: the spaces differ from the model's, or it does not offer `actions`. Raised before the first episode.
@@ -197,11 +200,15 @@ def evaluate(
         return []
     whole_number("n_envs", n_envs, 1)
     kind = check_actions(model, actions)
+    wrap_vec_env = wrap_vec_env or getattr(make_env, "wrap_vec_env", None)
     venv = _seeded_vec_env(make_env, seeds, min(n_envs, len(seeds)), wrap_vec_env)
     try:
         check_spaces(model, venv)
-        with _acting(model, kind), tqdm(total=len(seeds), unit="lap", desc=kind, disable=not progress) as bar:
-            return _play(model, venv, seeds, kind != "sample", bar, watch)
+        line = progress
+        if isinstance(line, bool):
+            line = ProgressLine(f"{kind} actions", len(seeds), disable=not line)
+        with _acting(model, kind), line.ticking():
+            return _play(model, venv, seeds, kind != "sample", line, watch)
     finally:
         # After Ctrl-C, SB3's own workers have closed their ends already.
         with suppress(EOFError, ConnectionError):
@@ -294,7 +301,7 @@ def _acting(model: Any, kind: str) -> Iterator[None]:
 
 
 def _play(
-    model: Any, venv: VecEnv, seeds: Sequence[int], deterministic: bool, bar: Any, watch: Watch | None
+    model: Any, venv: VecEnv, seeds: Sequence[int], deterministic: bool, line: ProgressLine, watch: Watch | None
 ) -> list[EpisodeResult]:
     n_envs = venv.num_envs
     results: dict[int, EpisodeResult] = {}
@@ -327,9 +334,19 @@ def _play(
             steps[env] = 0
             if index + n_envs < len(seeds):
                 playing[env] = index + n_envs
-            bar.set_postfix_str(f"mean {np.mean([result.score for result in results.values()]):.1f}", refresh=False)
-            bar.update()
+        _show(line, results, [counts_of(infos[env]) for env in playing])
     return [results[index] for index in range(len(seeds))]
+
+
+def _show(line: ProgressLine, results: dict[int, EpisodeResult], running: Sequence[Counts | None]) -> None:
+    """Show how many episodes are played, with those under way counted by their frames."""
+    if line.disable:
+        return
+    finished = list(results.values())
+    expected = float(np.mean([result.frames for result in finished])) if finished else MAX_FRAMES
+    under_way = sum(min(counts.frames / expected, 0.99) for counts in running if counts is not None and not counts.over)
+    score = [f"mean score {np.mean([result.score for result in finished]):.1f}"] if finished else []
+    line.reach(len(finished) + under_way, *score, f"{len(finished)}/{line.total} tracks")
 
 
 def _row(observations: Any, env: int) -> Any:
@@ -358,8 +375,7 @@ def summarize(results: Sequence[EpisodeResult]) -> Summary:
     if not results:
         raise UserError("there is no episode to summarize")
     scores = np.array([result.score for result in results])
-    draws = np.random.default_rng(0).choice(scores, (10_000, len(scores))).mean(axis=1)
-    low, high = np.percentile(draws, [2.5, 97.5])
+    low, high = _interval(scores)
     return Summary(
         n_episodes=len(results),
         mean=float(scores.mean()),
@@ -369,7 +385,16 @@ def summarize(results: Sequence[EpisodeResult]) -> Summary:
         max=float(scores.max()),
         laps_finished=float(np.mean([result.lap_finished for result in results])),
         at_least_900=float(np.mean(scores >= 900.0)),
-        ci_low=float(low),
-        ci_high=float(high),
+        ci_low=low,
+        ci_high=high,
         frames_mean=float(np.mean([result.frames for result in results])),
     )
+
+
+def _interval(scores: np.ndarray) -> tuple[float | None, float | None]:
+    """Return the 95 % bootstrap interval of the mean, or nothing if there are too few scores for one."""
+    if len(scores) < MIN_EPISODES_FOR_INTERVAL:
+        return None, None
+    draws = np.random.default_rng(0).choice(scores, (10_000, len(scores))).mean(axis=1)
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return float(low), float(high)

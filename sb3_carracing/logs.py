@@ -210,23 +210,25 @@ def read_episodes(folder: Path) -> dict[str, np.ndarray] | None:
     """Read all files *monitor.csv of a folder.
 
     Returns:
-        Columns, each `(n_episodes,)`, in the order of time: Monitor's `r`, `l` and `t`, and those that all files have.
+        Columns, each `(n_episodes,)`, in the order of time: Monitor's `r`, `l` and `t`, those that all files have, and
+        `elapsed`, the time [s] since the first file was begun.
         None if there is no episode.
     """
-    parts = []
+    parts, starts = [], []
     for file in sorted(folder.glob("*monitor.csv")):
         table = read_table(file)
         if table is None or not {"r", "l", "t"} <= set(table.names):
             continue
         whole = np.isfinite([table.numbers(name) for name in "rlt"]).all(axis=0)
         columns = {name: table.numbers(name)[whole] for name in table.names}
-        parts.append(columns | {"t": columns["t"] + _start_time(table.comment)})
+        starts.append(_start_time(table.comment))
+        parts.append(columns | {"t": columns["t"] + starts[-1]})
     names = [name for name in (parts[0] if parts else {}) if all(name in part for part in parts)]
     episodes = {name: np.concatenate([part[name] for part in parts]) for name in names}
     if not names or not len(episodes["t"]):
         return None
     order = np.argsort(episodes["t"], kind="stable")
-    return {name: column[order] for name, column in episodes.items()}
+    return {name: column[order] for name, column in episodes.items()} | {"elapsed": episodes["t"][order] - min(starts)}
 
 
 def _start_time(comment: str) -> float:

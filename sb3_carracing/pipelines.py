@@ -227,6 +227,17 @@ def pipeline_env(
     return PipelineEnv(spec, kwargs, (*innermost, *views, *pipeline.wrappers))
 
 
+def frames_per_step(pipeline: Pipeline) -> int:
+    """Return how many frames a decision takes, by taking one in the environment."""
+    env = pipeline_env(pipeline, renderer=None)()
+    try:
+        env.reset(seed=0)
+        counts = counts_of(env.step(env.action_space.sample())[4])
+    finally:
+        env.close()
+    return counts.frames if counts is not None else 1
+
+
 def env_spec(env_id: str) -> EnvSpec:
     """Return gymnasium's registration of an id.
 

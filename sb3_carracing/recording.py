@@ -11,7 +11,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from stable_baselines3.common.vec_env import DummyVecEnv
-from tqdm import tqdm
 
 from sb3_carracing.agents import Agent
 from sb3_carracing.checks import one_of
@@ -22,7 +21,8 @@ from sb3_carracing.envs.counts import counts_of
 from sb3_carracing.errors import UserError
 from sb3_carracing.evaluation import RECORDING_SEED, EpisodeResult, check_actions, check_pipeline, evaluate
 from sb3_carracing.files import check_output_file, check_writable, next_free, replacing, write_atomically
-from sb3_carracing.pipelines import Pipeline, WrapperCall, pipeline_env
+from sb3_carracing.pipelines import Pipeline, Renderer, WrapperCall, pipeline_env
+from sb3_carracing.progress import ProgressLine
 from sb3_carracing.system import no_window
 
 __getattr__ = old_names(__name__)
@@ -100,6 +100,21 @@ def plain_frames(take: Take, size: tuple[int, int]) -> list[np.ndarray]:
     images = [Image.open(io.BytesIO(shot.image)).resize(size, Image.Resampling.BOX) for shot in take.shots]
     captions = [f"frame {shot.of_car('frame'):.0f}   score {shot.of_car('score'):.1f}" for shot in take.shots]
     return [np.asarray(with_caption(image, caption)) for image, caption in zip(images, captions, strict=True)]
+
+
+class WindowCloses(gym.Wrapper[Any, Any, Any, Any]):
+    """Raise KeyboardInterrupt when the user closes the window of an environment with `render_mode="human"`.
+
+    Gymnasium draws the window but ignores its close button.
+    """
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step, unless the window is closed."""
+        import pygame
+
+        if pygame.display.get_init() and pygame.event.peek(pygame.QUIT):
+            raise KeyboardInterrupt
+        return self.env.step(action)
 
 
 def with_caption(image: Image.Image, caption: str) -> Image.Image:
@@ -183,6 +198,7 @@ def record(
     actions: str = "deterministic",
     mp4: bool = False,
     plain: bool = False,
+    renderer: Renderer | None = "stock",
     progress: bool = False,
 ) -> list[EpisodeResult]:
     """Film one episode of stock CarRacing-v3 on each track and return the results.
@@ -198,7 +214,8 @@ def record(
         actions: see `evaluate`.
         mp4: MP4 with every frame (needs moviepy) instead of GIF with every fifth.
         plain: renderings with frame and score, without instruments, small in a GIF; of one agent only.
-        progress: show a progress bar.
+        renderer: see `pipeline_env`; the film looks the same with each.
+        progress: see `evaluate`.
 
     Returns:
         The results of all agents on the first track, then on the second, and so on.
@@ -212,28 +229,32 @@ def record(
         _clip_class()  # before anything is made
     agents = (agent, *beside)
     for each in agents:
-        check_pipeline(each.model, pipeline_env(each.pipeline), each.pipeline.wrap_vec_env)
+        check_pipeline(each.model, pipeline_env(each.pipeline, renderer=renderer), each.pipeline.wrap_vec_env)
         check_actions(each.model, actions)
     check_writable(folder, GIF_LIMIT)
     if mp4:
         check_mp4(folder)
     results: list[EpisodeResult] = []
-    for seed in tqdm(seeds, unit="film", disable=not progress):
-        filmed = [_film(each, seed, actions, 1 if mp4 else GIF_EVERY) for each in agents]
-        results += [result for result, _ in filmed]
-        takes = [take for _, take in filmed]
-        what = f"{len(agents)}_agents" if beside else f"score_{filmed[0][0].score:.0f}"
-        frames = plain_frames(takes[0], SIZE if mp4 else GIF_SIZE) if plain else Frames(takes)
-        write, ending = (write_mp4, "mp4") if mp4 else (write_gif, "gif")
-        write(frames, next_free(folder / f"track_{seed}_{what}.{ending}"))
+    write, ending = (write_mp4, "mp4") if mp4 else (write_gif, "gif")
+    with ProgressLine("films", len(seeds), disable=not progress).ticking() as line:
+        for number, seed in enumerate(seeds, start=1):
+            filmed = [_film(each, seed, actions, 1 if mp4 else GIF_EVERY, renderer) for each in agents]
+            results += [result for result, _ in filmed]
+            takes = [take for _, take in filmed]
+            what = f"{len(agents)}_agents" if beside else f"score_{filmed[0][0].score:.0f}"
+            frames = plain_frames(takes[0], SIZE if mp4 else GIF_SIZE) if plain else Frames(takes)
+            write(frames, next_free(folder / f"track_{seed}_{what}.{ending}"))
+            line.reach(number)
     return results
 
 
-def _film(agent: Agent, seed: int, actions: str, every: int) -> tuple[EpisodeResult, Take]:
+def _film(
+    agent: Agent, seed: int, actions: str, every: int, renderer: Renderer | None = "stock"
+) -> tuple[EpisodeResult, Take]:
     """Film one agent on one track."""
     reel = Reel(agent.name, agent.model)
     film = WrapperCall(f"{__name__}.Film", {"reel": reel, "every": every})
-    make_env = pipeline_env(agent.pipeline, render_mode="rgb_array", innermost=[film])
+    make_env = pipeline_env(agent.pipeline, renderer=renderer, render_mode="rgb_array", innermost=[film])
     wrap = agent.pipeline.wrap_vec_env
     (result,) = evaluate(agent.model, make_env, [seed], actions=actions, wrap_vec_env=wrap, watch=reel)
     return result, reel.take

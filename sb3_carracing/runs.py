@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_carracing.agents import Agent, check_algorithm, load_agent
+from sb3_carracing.agents import Agent, check_algorithm, read_agent
 from sb3_carracing.deprecated import old_names
 from sb3_carracing.errors import UserError
 from sb3_carracing.files import data_dir, listing
@@ -94,7 +94,7 @@ class Run:
         Raises:
             UserError: it cannot be loaded.
         """
-        model, name = load_agent(file, self.algo, device, self.pipeline.trust), f"{self.folder.name}/{file.name}"
+        model, name = read_agent(file, self.algo, device, self.pipeline.trust), f"{self.folder.name}/{file.name}"
         return Agent(name, model, self.algo, self.pipeline_of(file), file, results or self.folder)
 
     def _last_file(self) -> Path:
@@ -146,6 +146,12 @@ def seed_to_go_on(seed: int, steps: int) -> int:
     return (1 << 30) + int(np.random.SeedSequence((seed, steps)).generate_state(1)[0]) % (1 << 30)
 
 
+def shipped_agents() -> dict[str, Path]:
+    """Return the run folders of the packaged agents by environment id; of several, the last by name."""
+    runs = sorted(path for path in data_dir(TRAINED_AGENTS).glob("*/*/") if any(path.glob("*/args.yml")))
+    return {_parameter_folder(run).name: run for run in runs}
+
+
 def is_run(subject: str | Path) -> bool:
     """Return whether a path is a folder here, or in the packaged `rl-trained-agents`."""
     return Path(subject).is_dir() or Path(subject).parts[:1] == (TRAINED_AGENTS,)
@@ -155,7 +161,8 @@ def read_run(folder: str | Path, trust: bool = False) -> Run:
     """Read what a run folder of rl-zoo3 says about its agent's pipeline.
 
     Args:
-        folder: the run; `rl-trained-agents/...` means the packaged folder if there is none here.
+        folder: the run. If there is none here, `rl-trained-agents/...` means the packaged folder, and an environment id the
+            packaged agent of that id.
         trust: allow wrappers, environments and running means that run their own code.
 
     Raises:
@@ -164,6 +171,8 @@ def read_run(folder: str | Path, trust: bool = False) -> Run:
     folder = Path(folder)
     if not folder.is_dir() and folder.parts[:1] == (TRAINED_AGENTS,):
         folder = data_dir(TRAINED_AGENTS).joinpath(*folder.parts[1:])
+    if not folder.is_dir():
+        folder = shipped_agents().get(str(folder), folder)
     if not folder.is_dir():
         near = sorted(path.name for path in folder.parent.glob("*/")) if folder.parent.is_dir() else []
         raise UserError(f"there is no run folder {folder}; {folder.parent} holds {listing(near, 'no folder')}")
@@ -182,8 +191,17 @@ def read_run(folder: str | Path, trust: bool = False) -> Run:
     return Run(folder, check_algorithm(str(args.get("algo") or folder.parent.name)), pipeline, f"{parameters.name}.zip")
 
 
+def is_run_folder(folder: Path) -> bool:
+    """Return whether a folder holds the configuration of a run."""
+    return len(_configurations(folder)) == 1
+
+
+def _configurations(folder: Path) -> list[Path]:
+    return sorted({path.parent for name in ("config.yml", "args.yml") for path in folder.glob(f"*/{name}")})
+
+
 def _parameter_folder(folder: Path) -> Path:
-    found = sorted({path.parent for name in ("config.yml", "args.yml") for path in folder.glob(f"*/{name}")})
+    found = _configurations(folder)
     if len(found) == 1:
         return found[0]
     content = sorted(path.name for path in folder.iterdir())

@@ -45,3 +45,8 @@ def no_window() -> None:
     """Let pygame draw without a display on a Linux machine that has none. Call it before pygame is imported."""
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+
+
+def has_window() -> bool:
+    """Return whether pygame can open a window here. Call it after `no_window`."""
+    return os.environ.get("SDL_VIDEODRIVER") not in ("dummy", "offscreen")

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from stable_baselines3 import DQN, PPO
 
 from sb3_carracing import BetaPPO
-from sb3_carracing.agents import ALGORITHMS, RandomPolicy, load_agent
+from sb3_carracing.agents import ALGORITHMS, RandomPolicy, read_agent
 from sb3_carracing.pipelines import env_spec, import_by_path
 
 ENV_ID = "Pendulum-v1"
@@ -26,7 +26,7 @@ def test_every_algorithm_is_there(name: str) -> None:
 def test_agents_come_back(tmp_path: Path, algo: str, cls: type[PPO]) -> None:
     saved = cls("MlpPolicy", ENV_ID, n_steps=8, batch_size=8, clip_range_vf=0.2, device="cpu")
     saved.save(tmp_path / "agent.zip")
-    loaded = load_agent(tmp_path / "agent.zip", algo)
+    loaded = read_agent(tmp_path / "agent.zip", algo)
     observation = np.array([[1.0, 0.0, 0.5]], np.float32)
     assert type(loaded) is cls
     np.testing.assert_array_equal(
@@ -36,18 +36,18 @@ def test_agents_come_back(tmp_path: Path, algo: str, cls: type[PPO]) -> None:
 
 def test_an_agent_with_replay_memory_comes_back_without_it(tmp_path: Path) -> None:
     DQN("MlpPolicy", "CartPole-v1", buffer_size=50_000, device="cpu").save(tmp_path / "agent.zip")
-    loaded = load_agent(tmp_path / "agent.zip", "dqn")
+    loaded = read_agent(tmp_path / "agent.zip", "dqn")
     assert loaded.predict(np.zeros((1, 4), np.float32))[0].shape == (1,)
 
 
 def test_what_is_no_agent_is_named(tmp_path: Path) -> None:
     (tmp_path / "text.zip").write_text("no zip archive")
     with pytest.raises(ValueError, match=r"text\.zip is not an agent that 'ppo' can load"):
-        load_agent(tmp_path / "text.zip", "ppo")
+        read_agent(tmp_path / "text.zip", "ppo")
     with pytest.raises(ValueError, match=r"no agent .*missing\.zip; .* holds text\.zip"):
-        load_agent(tmp_path / "missing.zip", "ppo")
+        read_agent(tmp_path / "missing.zip", "ppo")
     with pytest.raises(ValueError, match="unknown algorithm 'pp0'; valid"):
-        load_agent(tmp_path / "text.zip", "pp0")
+        read_agent(tmp_path / "text.zip", "pp0")
 
 
 @pytest.mark.slow
@@ -61,8 +61,8 @@ def test_loading_does_not_import_rl_zoo3(tmp_path: Path) -> None:
         f"PPO('MlpPolicy', {ENV_ID!r}, falling, clip_range=falling, clip_range_vf=falling, device='cpu').save({file!r})"
     )
     load = (
-        "import sys; from sb3_carracing.runs import load_agent\n"
-        f"load_agent({file!r}, 'ppo')\n"
+        "import sys; from sb3_carracing.agents import read_agent\n"
+        f"read_agent({file!r}, 'ppo')\n"
         "assert 'rl_zoo3' not in sys.modules"
     )
     for program in (save, load):

@@ -285,8 +285,13 @@ def test_bootstrap_interval_is_the_normal_one_for_many_scores() -> None:
     half = 1.96 * scores.std() / np.sqrt(len(scores))
     assert summary.ci_low == pytest.approx(scores.mean() - half, abs=1.0)
     assert summary.ci_high == pytest.approx(scores.mean() + half, abs=1.0)
-    constant = summarize(of_scores(5.0, 5.0))
+    constant = summarize(of_scores(*[5.0] * 5))
     assert constant.ci_low == constant.ci_high == constant.mean == 5.0
+
+
+def test_fewer_than_five_episodes_have_no_interval() -> None:
+    summary = summarize(of_scores(*[5.0] * 4))
+    assert (summary.ci_low, summary.ci_high) == (None, None)
 
 
 class Told(Walk):

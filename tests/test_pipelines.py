@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import (
     VecNormalize,
     VecTransposeImage,
 )
-from stand_ins import Walk
+from stand_ins import REPEAT_4, Walk
 
 from sb3_carracing.envs.counts import Counts, counts_of
 from sb3_carracing.envs.wrappers import ActionRepeat
@@ -28,6 +28,7 @@ from sb3_carracing.pipelines import (
     Pipeline,
     RawScore,
     WrapperCall,
+    frames_per_step,
     import_by_path,
     not_repeated,
     pipeline_env,
@@ -253,3 +254,17 @@ def test_raw_score_counts_where_nobody_else_does_and_leaves_the_infos_of_others(
     inner = RawScore(ActionRepeat(RawScore(Told()), frame_skip=4))
     inner.reset()
     assert counts_of(inner.step(None)[4]) == Counts(8.0, 4, False, False)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "frames"),
+    [
+        (Pipeline("CarRacingFast-v3", wrappers=(REPEAT_4,)), 4),
+        (Pipeline("CarRacingFast-v3", {"frame_skip": 3, "off_road_frames": 5}), 3),
+        (Pipeline("CarRacingBlog-v3"), 8),
+        (Pipeline("Pendulum-v1", wrappers=(REPEAT_4,)), 4),
+        (Pipeline("Pendulum-v1"), 1),
+    ],
+)
+def test_frames_of_a_step(pipeline: Pipeline, frames: int) -> None:
+    assert frames_per_step(pipeline) == frames

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from sb3_carracing import recording
-from sb3_carracing.agents import Agent, load_agent
+from sb3_carracing.agents import Agent, read_agent
 from sb3_carracing.evaluation import EpisodeResult, evaluate
 from sb3_carracing.pipelines import Pipeline, pipeline_env
 from sb3_carracing.recording import split_images, write_gif
@@ -16,14 +16,14 @@ from sb3_carracing.recording import split_images, write_gif
 @pytest.mark.usefixtures("cheap_film")
 def test_recording_gives_the_evaluations_results(blog_run: Path, tmp_path: Path) -> None:
     pipeline = Pipeline("CarRacingBlog-v3")
-    model = load_agent(blog_run / "CarRacingBlog-v3.zip", "beta_ppo")
+    model = read_agent(blog_run / "CarRacingBlog-v3.zip", "beta_ppo")
     agent = Agent("agent", model, "beta_ppo", pipeline, None, tmp_path)
     assert recording.record(agent, tmp_path, [5], plain=True) == evaluate(model, pipeline_env(pipeline), [5])
 
 
 @pytest.mark.usefixtures("cheap_film")
 def test_a_shot_has_the_agents_decision_and_the_last_one_the_score(blog_run: Path, tmp_path: Path) -> None:
-    model = load_agent(blog_run / "CarRacingBlog-v3.zip", "beta_ppo")
+    model = read_agent(blog_run / "CarRacingBlog-v3.zip", "beta_ppo")
     agent = Agent("agent", model, "beta_ppo", Pipeline("CarRacingBlog-v3"), None, tmp_path)
     result, take = recording._film(agent, 5, "deterministic", 50)
     assert take.shots[-1].of_car("score") == result.score

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import options, tables
-from sb3_carracing.agents import load_agent
+from sb3_carracing.agents import read_agent
 from sb3_carracing.evaluation import evaluate
 from sb3_carracing.pipelines import Renderer, pipeline_env
 from sb3_carracing.runs import read_run
@@ -27,7 +27,7 @@ SCORES = tables.RESULTS / "paired_score" / "scores.csv"
 def play(run_folder: Path, n_tracks: int) -> list[dict[str, float]]:
     """Drive all tracks with both renderers and return a row per track."""
     run = read_run(run_folder)
-    model = load_agent(run.agent_file(), run.algo)
+    model = read_agent(run.agent_file(), run.algo)
     seeds = range(FIRST_SEED, FIRST_SEED + n_tracks)
     rows: list[dict[str, float]] = [{"track": seed} for seed in seeds]
     for name in RENDERERS:

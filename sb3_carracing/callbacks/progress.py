@@ -1,6 +1,5 @@
 """ProgressCallback: progress.csv and the live line."""
 
-import sys
 import time
 from collections import deque
 from pathlib import Path
@@ -16,14 +15,18 @@ from stable_baselines3.common.logger import (
     Video,
     filter_excluded_keys,
 )
-from tqdm import tqdm
 
 from sb3_carracing.callbacks.run_callback import RunCallback, log_file
+from sb3_carracing.envs.counts import counts_of
 from sb3_carracing.logs import CsvLog
+from sb3_carracing.progress import ProgressLine
 
 
 class ProgressCallback(RunCallback):
     """Write progress.csv and show a live line: score, frames per second, time left.
+
+    The line has what fits the terminal: first the raw score, or Monitor's returns if the environment reports no score, and at
+    last the training return. The time left counts updates and validations so far, so it is known from the second rollout on.
 
     These are logged at the end of every rollout:
 
@@ -44,7 +47,7 @@ class ProgressCallback(RunCallback):
         self._write_csv = write_csv
         self._live_line = live_line
         self._csv: _CsvOutput | None = None
-        self._line: Any = None
+        self._line: ProgressLine | None = None
 
     def _on_training_start(self) -> None:
         super()._on_training_start()
@@ -56,28 +59,41 @@ class ProgressCallback(RunCallback):
             self._close_csv()  # of a `learn` that Ctrl-C ended
             self._csv = _CsvOutput(log_file(self._folder, "progress.csv", self._resumes))
             self.logger.output_formats.append(self._csv)
-        self._line = tqdm(
-            total=self.locals["total_timesteps"],
-            initial=self.model.num_timesteps,
-            mininterval=0.5 if sys.stderr.isatty() else 30.0,
-            dynamic_ncols=True,
-            bar_format="{percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt} steps{postfix} | {remaining} left",
-            disable=not self._live_line,
-        )
+        self._last_return: float | None = None
+        self._score_text = "score -"
+        self._first_steps = self.model.num_timesteps
+        if self._line is not None:
+            self._line.close()  # of a `learn` that Ctrl-C ended
+        total = self.locals["total_timesteps"]
+        self._line = ProgressLine("", total, initial=self._first_steps, steady=False, disable=not self._live_line)
+
+    def _on_rollout_start(self) -> None:
+        done = self.model.num_timesteps - self._first_steps
+        if done and self._line is not None:
+            elapsed = time.perf_counter() - self._start_time
+            self._line.expect((self._line.total - self.model.num_timesteps) * elapsed / done)
 
     def _on_step(self) -> bool:
         super()._on_step()
         for env in map(int, np.flatnonzero(self.locals["dones"])):
-            score = self._score_of_episode(env, self.locals["infos"][env])
-            if score is not None:
-                self._scores.append(score)
-                self._running_score = 0.99 * self._running_score + 0.01 * score
-                self._n_episodes += 1
-        self._line.set_postfix_str(self._status(), refresh=False)
-        # The last rollout may exceed the budget, and tqdm cannot show 102 %.
-        self._line.total = max(self._line.total, self.model.num_timesteps)
-        self._line.update(self.training_env.num_envs)
+            self._finish_episode(env, self.locals["infos"][env])
+        if self._line is not None:
+            # The last rollout may exceed the budget.
+            self._line.total = max(self._line.total, self.model.num_timesteps)
+            self._line.reach(self.model.num_timesteps, *self._parts())
         return True
+
+    def _finish_episode(self, env: int, info: dict[str, Any]) -> None:
+        score, monitor = self._score_of_episode(env, info), self._monitor_of_episode(env, info)
+        if score is None:
+            return
+        self._scores.append(score)
+        self._running_score = 0.99 * self._running_score + 0.01 * score
+        self._n_episodes += 1
+        is_raw = counts_of(info) is not None
+        name = "score" if is_raw else "return"
+        self._score_text = f"{name} {score:.0f}, mean of {len(self._scores)}: {np.mean(self._scores):.1f}"
+        self._last_return = float(monitor["r"]) if is_raw and monitor else None
 
     def _on_rollout_end(self) -> None:
         self.model.running_score, self.model.num_episodes = self._running_score, self._n_episodes  # type: ignore[attr-defined]
@@ -108,9 +124,17 @@ class ProgressCallback(RunCallback):
     def _frames_per_second(self) -> float:
         return (self._frames - self._frames_before) / max(time.perf_counter() - self._start_time, 1e-9)
 
-    def _status(self) -> str:
-        score = f"score {self._scores[-1]:.0f}, last 100 {np.mean(self._scores):.1f}" if self._scores else "score -"
-        return f"episode {self._n_episodes} | {score} | {self._frames_per_second():,.0f} frames/s"
+    def _parts(self) -> list[str]:
+        """Return what the live line says, most important first."""
+        assert self._line is not None
+        training_return = [f"training return {self._last_return:.1f}"] if self._last_return is not None else []
+        return [
+            self._score_text,
+            f"{self._frames_per_second():,.0f} frames/s",
+            f"{self.model.num_timesteps:,}/{self._line.total:,} steps",
+            f"episode {self._n_episodes}",
+            *training_return,
+        ]
 
 
 class _CsvOutput(KVWriter):

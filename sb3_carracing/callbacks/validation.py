@@ -41,6 +41,7 @@ from sb3_carracing.pipelines import (
     wrap_alike,
 )
 from sb3_carracing.ppo.saving.vec_normalize import write_statistics
+from sb3_carracing.progress import ProgressLine
 from sb3_carracing.runs import BEST_AGENT, BEST_STATISTICS, read_run
 
 _OF_TRAINING = [f"{wrapper.__module__}:{wrapper.__name__}" for wrapper in (Monitor, Replayable)]
@@ -206,6 +207,7 @@ class ValidationCallback(RunCallback):
             actions=self._actions,
             n_envs=self._n_envs,
             wrap_vec_env=self._wrap_vec_env,
+            progress=ProgressLine("validation", len(self._seeds), leave=False),
         )
         self._last_frames = self._frames
         summary = summarize(results)
@@ -230,7 +232,8 @@ class ValidationCallback(RunCallback):
         self.logger.record("eval/laps_finished", summary.laps_finished)
         self.logger.record("eval/best_mean_score", self._best_mean)
         kept = f"the best so far, kept as {self._best_file}" if best else f"best {self._best_mean:.1f}"
-        tqdm.write(f"validation at {self._frames:,} frames: {summary.mean:.1f} +- {summary.std:.1f} ({kept})", sys.stderr)
+        spread = f" +- {summary.std:.1f}" if summary.ci_low is not None else ""
+        tqdm.write(f"validation at {self._frames:,} frames: score {summary.mean:.1f}{spread} ({kept})", sys.stderr)
 
     def _save_best(self) -> bool:
         """Save the agent and return whether the disk had room."""

@@ -42,6 +42,9 @@ def main(argv: list[str] | None = None) -> None:
         guess = f" (did you mean {near[0]}?)" if near else ""
         sys.exit(_refuse(f"unknown command {name!r}{guess}; choose one of {', '.join(COMMANDS)}"))
     no_window()
+    if sys.stderr.isatty():
+        # Importing torch takes seconds.
+        print(f"sb3-carracing {name}: loading", file=sys.stderr, flush=True)
     try:
         with ending_the_command():
             COMMANDS[name].load()(arguments)

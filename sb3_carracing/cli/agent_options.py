@@ -8,15 +8,17 @@ from typing import Any
 import yaml
 from gymnasium import spaces
 
-from sb3_carracing.agents import Agent, load_agent, random_agent
+from sb3_carracing.agents import Agent, random_agent, read_agent
 from sb3_carracing.errors import UserError
-from sb3_carracing.pipelines import STOCK_ID, Pipeline, env_spec, is_car_racing, wrapper_calls
-from sb3_carracing.runs import read_run
+from sb3_carracing.pipelines import FAST_ID, Pipeline, env_spec, is_car_racing, wrapper_calls
+from sb3_carracing.runs import read_run, shipped_agents
 
 
 def add_agent_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that name an agent."""
-    parser.add_argument("agent", nargs="?", metavar="RUN", help="run folder, or an agent's .zip with --env-id")
+    parser.add_argument(
+        "agent", nargs="?", metavar="RUN", help="run folder, id of a shipped agent, or an agent's .zip with --env-id"
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--checkpoint", type=int, metavar="N", help="the run's checkpoint after N steps")
     which.add_argument("--last", action="store_true", help="the run's last agent (default: its best, if there is one)")
@@ -44,7 +46,9 @@ def open_agent(args: argparse.Namespace) -> Agent:
     path = Path(args.agent) if args.agent else None
     by_hand = [name for name in ("env_id", "algo", "frame_stack", "wrapper") if getattr(args, name) is not None]
     if path is None and not args.random:
-        raise UserError("name a run folder or an agent's .zip, or pass --random")
+        raise UserError(
+            f"name a run folder, an agent's .zip or a shipped agent ({', '.join(shipped_agents())}), or pass --random"
+        )
     if path is not None and path.suffix != ".zip":
         if by_hand:
             raise UserError(f"--{by_hand[0].replace('_', '-')} is for a .zip; the run folder {path} says it itself")
@@ -69,12 +73,12 @@ def _agent_by_hand(file: Path | None, args: argparse.Namespace) -> Agent:
     if file is not None and args.env_id is None:
         raise UserError(f"{file} does not say which environment it drives in: pass --env-id (or its run folder instead)")
     wrappers = wrapper_calls(_from_yaml(args.wrapper or []))
-    pipeline = Pipeline(args.env_id or STOCK_ID, wrappers=wrappers, frame_stack=args.frame_stack)
+    pipeline = Pipeline(args.env_id or FAST_ID, wrappers=wrappers, frame_stack=args.frame_stack)
     spec = env_spec(pipeline.env_id)
     if file is None or args.random:
         return random_agent(pipeline, Path())
     algo = args.algo or "beta_ppo"
-    model = load_agent(file, algo, args.device, args.trust)
+    model = read_agent(file, algo, args.device, args.trust)
     if isinstance(model.action_space, spaces.Discrete) and is_car_racing(spec) and "continuous" not in spec.kwargs:
         pipeline.env_kwargs["continuous"] = False
     return Agent(file.name, model, algo, pipeline, file, file.parent)

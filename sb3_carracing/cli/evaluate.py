@@ -22,7 +22,7 @@ from sb3_carracing.agents import Agent
 from sb3_carracing.checks import whole_number
 from sb3_carracing.cli.agent_options import add_agent_arguments, open_agent
 from sb3_carracing.drives import DriveRecorder, Drives, with_car_states, write_drives
-from sb3_carracing.errors import preparation
+from sb3_carracing.errors import UserError, preparation
 from sb3_carracing.evaluation import (
     N_TEST_TRACKS,
     TEST_SEED,
@@ -36,7 +36,9 @@ from sb3_carracing.evaluation import (
 from sb3_carracing.files import check_output_file, next_free, write_atomically
 from sb3_carracing.pipelines import FAST_ID, STOCK_ID, PipelineEnv, pipeline_env
 from sb3_carracing.system import n_cores
+from sb3_carracing.timing import estimate_seconds
 
+_N_TRACKS = 10
 _BYTES_OF_REPORT = 10_000
 _BYTES_PER_EPISODE = 60_000  # of which the drive takes nearly all
 _REPORTED_PACKAGES = (
@@ -52,11 +54,13 @@ def main(argv: list[str]) -> None:
     with preparation():
         agent, make_env, kinds, output = _prepare(args)
     seeds = range(args.seed_start, args.seed_start + args.n)
+    n_envs = min(args.n_envs or n_cores(), args.n)
     report = _report(agent, make_env, seeds, output)
     summaries: dict[str, Summary] = {}
     drives: dict[str, Drives] = {}
     drives_file = output.with_name(f"{output.stem}_drives.npz")
     try:
+        _announce(agent, make_env, args.n, len(kinds), n_envs)
         for kind in kinds:
             start = time.perf_counter()
             recorder = DriveRecorder(agent.model)
@@ -65,7 +69,7 @@ def main(argv: list[str]) -> None:
                 functools.partial(with_car_states, make_env),
                 seeds,
                 actions=kind,
-                n_envs=args.n_envs or n_cores(),
+                n_envs=n_envs,
                 wrap_vec_env=agent.pipeline.wrap_vec_env,
                 watch=recorder,
                 progress=True,
@@ -84,8 +88,18 @@ def main(argv: list[str]) -> None:
     finally:
         # Even if the file cannot be written after all.
         if summaries:
-            Console().print(results_table(f"{agent.name} on {make_env.spec.id}", summaries))
+            console = Console()
+            console.print(results_table(f"{agent.name} on {make_env.spec.id}", summaries, console.width))
     print(f"written: {output} {drives_file.name}")
+
+
+def _announce(agent: Agent, make_env: PipelineEnv, n_tracks: int, n_kinds: int, n_envs: int) -> None:
+    """Say on stderr what is to be done and how long that takes."""
+    seconds = estimate_seconds(agent.model, make_env, n_tracks, n_envs=n_envs, wrap_vec_env=agent.pipeline.wrap_vec_env)
+    shortest, longest = (max(1, round(n_kinds * limit / 60)) for limit in seconds)
+    minutes = f"{shortest}" if shortest == longest else f"{shortest} to {longest}"
+    work = f"{n_tracks} tracks of {make_env.spec.id}" + (f", {n_kinds} kinds of actions" if n_kinds > 1 else "")
+    print(f"{work}, {n_envs} at a time: about {minutes} min", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,17 +108,19 @@ def _parser() -> argparse.ArgumentParser:
         description="Run an agent on test tracks of stock CarRacing-v3 (raw score, whole episodes); write a table and JSON.",
     )
     add_agent_arguments(parser)
-    parser.add_argument("-n", type=int, default=N_TEST_TRACKS, metavar="N", help="number of tracks (default: 100)")
+    parser.add_argument("-n", type=int, metavar="N", help=f"number of tracks (default: {_N_TRACKS})")
+    parser.add_argument(
+        "--protocol",
+        action="store_true",
+        help=f"the whole protocol, for results to be quoted: the {N_TEST_TRACKS} test tracks of {STOCK_ID}",
+    )
     parser.add_argument(
         "--renderer",
         choices=("stock", "fast"),
-        default="stock",
         help=f"renderer of the observations: gymnasium's {STOCK_ID} (default), or {FAST_ID} with the same tracks several "
         "times as fast, for a first look",
     )
-    parser.add_argument(
-        "--seed-start", type=int, default=TEST_SEED, metavar="S", help="seed of the first track (default: 1000000)"
-    )
+    parser.add_argument("--seed-start", type=int, metavar="S", help=f"seed of the first track (default: {TEST_SEED})")
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
         "--actions",
@@ -129,14 +145,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def _prepare(args: argparse.Namespace) -> tuple[Agent, PipelineEnv, list[str], Path]:
     """Check everything that can go wrong before the first episode."""
-    whole_number("-n", args.n, 1)
-    whole_number("--seed-start", args.seed_start, 0)
+    fixed = {"-n": args.n, "--renderer": args.renderer, "--seed-start": args.seed_start}
+    given = [option for option, value in fixed.items() if value is not None]
+    if args.protocol and given:
+        raise UserError(f"--protocol plays the {N_TEST_TRACKS} test tracks of {STOCK_ID}: leave {given[0]} out")
+    args.n = N_TEST_TRACKS if args.protocol else whole_number("-n", _N_TRACKS if args.n is None else args.n, 1)
+    args.seed_start = whole_number("--seed-start", TEST_SEED if args.seed_start is None else args.seed_start, 0)
     if args.n_envs is not None:
         whole_number("--n-envs", args.n_envs, 1)
     agent = open_agent(args)
     wanted = action_kinds(agent.model) if args.all_actions else args.actions
     kinds = list(dict.fromkeys(check_actions(agent.model, kind) for kind in wanted))
-    make_env = pipeline_env(agent.pipeline, renderer=args.renderer)
+    make_env = pipeline_env(agent.pipeline, renderer=args.renderer or "stock")
     check_pipeline(agent.model, make_env, agent.pipeline.wrap_vec_env)
     default = agent.folder / ("evaluation.json" if agent.file else "evaluation_random.json")
     output = args.output or default
@@ -174,23 +194,37 @@ def _version(package: str) -> str | None:
         return None
 
 
-def results_table(title: str, summaries: dict[str, Summary]) -> Table:
-    """Return a table with a row for each kind of action. The interval is of the mean; laps are those finished."""
-    # Narrow, for 80 characters.
+def results_table(title: str, summaries: dict[str, Summary], width: int = 80) -> Table:
+    """Return a table of raw scores with a row for each kind of action.
+
+    The interval is of the mean, and laps are those finished. Too few tracks for an interval have no standard deviation either.
+
+    Args:
+        title: above the table.
+        summaries: by kind of action.
+        width: characters that there are; below 80 the last columns are left out.
+    """
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     table.add_column("actions", no_wrap=True)
-    for column in ("tracks", "mean", "std", "95 % interval", "median", "min", "laps", ">= 900"):
+    rows = {kind: _cells(summary) for kind, summary in summaries.items()}
+    columns = [*next(iter(rows.values()))][: None if width >= 80 else 5]
+    for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
-    for kind, summary in summaries.items():
-        table.add_row(
-            kind,
-            str(summary.n_episodes),
-            f"{summary.mean:.1f}",
-            f"{summary.std:.1f}",
-            f"{summary.ci_low:.1f} .. {summary.ci_high:.1f}",
-            f"{summary.median:.1f}",
-            f"{summary.min:.1f}",
-            f"{summary.laps_finished:.0%}",
-            f"{summary.at_least_900:.0%}",
-        )
+    for kind, cells in rows.items():
+        table.add_row(kind, *(cells[column] for column in columns))
     return table
+
+
+def _cells(summary: Summary) -> dict[str, str]:
+    """Return the texts of a row by column, most important first."""
+    has_interval = summary.ci_low is not None
+    return {
+        "tracks": str(summary.n_episodes),
+        "score": f"{summary.mean:.1f}",
+        "std": f"{summary.std:.1f}" if has_interval else "-",
+        "95 % interval": f"{summary.ci_low:.1f} .. {summary.ci_high:.1f}" if has_interval else "-",
+        "laps": f"{summary.laps_finished:.0%}",
+        "median": f"{summary.median:.1f}",
+        "min": f"{summary.min:.1f}",
+        ">= 900": f"{summary.at_least_900:.0%}",
+    }

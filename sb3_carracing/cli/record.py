@@ -11,7 +11,7 @@ from sb3_carracing.agents import Agent
 from sb3_carracing.checks import whole_number
 from sb3_carracing.cli.agent_options import add_agent_arguments, open_agent
 from sb3_carracing.errors import UserError, preparation
-from sb3_carracing.evaluation import RECORDING_SEED, evaluate
+from sb3_carracing.evaluation import RECORDING_SEED, EpisodeResult, evaluate
 from sb3_carracing.pipelines import pipeline_env
 from sb3_carracing.recording import pick, record
 from sb3_carracing.runs import read_run, steps_in_name
@@ -42,10 +42,7 @@ def main(argv: list[str]) -> None:
         results = record(agent, folder, seeds, beside=beside, actions=actions, **options)
     except KeyboardInterrupt:
         parser.exit(130, "interrupted\n")
-    for number, result in enumerate(results):
-        lap = "finished" if result.lap_finished else "not finished"
-        name = f"{agents[number % len(agents)].name}: " if beside else ""
-        print(f"{name}track {result.seed}: score {result.score:.1f} in {result.frames} frames, lap {lap}")
+    print_laps(results, [agent.name for agent in agents] if beside else [""])
     print(f"written to {folder}/")
 
 
@@ -91,3 +88,12 @@ def _checkpoints(args: argparse.Namespace) -> list[Agent]:
     places = np.unique(np.linspace(0, len(files) - 1, n).round().astype(int))
     chosen = [files[place] for place in places]
     return [replace(run.agent(file, device=args.device), name=f"{steps_in_name(file):,} steps") for file in chosen]
+
+
+def print_laps(results: Sequence[EpisodeResult], names: Sequence[str] = ("",)) -> None:
+    """Print one line per episode, with the agents' names if there are several; they take turns in `results`."""
+    for number, result in enumerate(results):
+        lap = "finished" if result.lap_finished else "not finished"
+        name = names[number % len(names)]
+        who = f"{name}: " if name else ""
+        print(f"{who}track {result.seed}: score {result.score:.1f} in {result.frames} frames, lap {lap}", flush=True)

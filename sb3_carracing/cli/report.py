@@ -15,7 +15,7 @@ from sb3_carracing.errors import preparation
 from sb3_carracing.evaluation import TEST_SEED, check_pipeline
 from sb3_carracing.files import check_output_file, next_free
 from sb3_carracing.pipelines import env_spec, is_car_racing, pipeline_env
-from sb3_carracing.plotting import short_names
+from sb3_carracing.curves import run_info, separate
 from sb3_carracing.report.contents import Evaluation, read_evaluations_of
 from sb3_carracing.report.page import SIZE_LIMIT, write_report
 from sb3_carracing.runs import Run, read_run
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
         output = args.output or (_results(args.runs[0]) / "report.html" if len(runs) == 1 else Path("report.html"))
         check_output_file(output, SIZE_LIMIT)
     found: dict[str, tuple[Run, list[Evaluation]]] = {}
-    names = {folder: name for name, folder in short_names(args.runs).items()}
+    names = {info.folder: name for name, info in separate([run_info(path) for path in runs]).items()}
     for path, run in runs.items():
         folders = {run.folder.resolve(), _results(path).resolve(), output.parent.resolve()}
         evaluations = read_evaluations_of(run, folders)

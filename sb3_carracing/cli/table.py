@@ -10,7 +10,6 @@ from sb3_carracing.errors import UserError
 
 EVERYDAY = "everyday commands"
 OF_RL_ZOO3 = "rl-zoo3's other commands, with its arguments"
-FURTHER = "further commands"
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,7 @@ def libraries_of(command: str, extra: str = "zoo") -> Iterator[None]:
 COMMANDS = {
     command.name: command
     for command in (
+        Command("demo", "watch the shipped agent drive", "cli.demo:main", EVERYDAY),
         Command("train", "train an agent: logs/<algo>/<env>_N", "zoo.commands:train", EVERYDAY),
         Command("enjoy", "watch a trained agent", "zoo.commands:enjoy", EVERYDAY),
         Command("evaluate", "score an agent on CarRacing-v3's test tracks", "cli.evaluate:main", EVERYDAY),
@@ -65,6 +65,10 @@ COMMANDS = {
         Command("report", "write one HTML file: curves, scores, maps and replays", "cli.report:main", EVERYDAY),
         Command("plot", "draw losses, entropy, KL and scores of runs", "cli.plot:main", EVERYDAY),
         Command("tune", "search hyperparameters on one machine or many", "cli.tune:main", EVERYDAY),
+        Command("preview", "show what an agent sees", "cli.preview:main", EVERYDAY),
+        Command("export", "write an agent as ONNX", "cli.export:main", EVERYDAY, "onnx"),
+        Command("convert", "convert an agent to the format without pickle", "cli.convert:main", EVERYDAY),
+        Command("train_and_report", "train, then evaluate, plot and record the run", "cli.train_and_report:main", EVERYDAY),
         Command("record_video", "film a trained agent", "zoo.commands:record_video", OF_RL_ZOO3),
         Command("record_training", "film a run's agents one after the other", "zoo.commands:record_training", OF_RL_ZOO3),
         Command("benchmark", "evaluate the agents of a folder and write a table", "cli.benchmark:main", OF_RL_ZOO3),
@@ -73,10 +77,6 @@ COMMANDS = {
         Command("plot_from_file", "plot what all_plots has saved", "zoo.plots:plot_from_file", OF_RL_ZOO3),
         Command("load_from_hub", "download an agent from the Hugging Face hub", "zoo.commands:load_from_hub", OF_RL_ZOO3),
         Command("push_to_hub", "upload an agent to the Hugging Face hub", "zoo.commands:push_to_hub", OF_RL_ZOO3),
-        Command("preview", "show what an agent sees", "cli.preview:main", FURTHER),
-        Command("convert", "convert an agent to the format without pickle", "cli.convert:main", FURTHER),
-        Command("export", "write an agent as ONNX", "cli.export:main", FURTHER, "onnx"),
-        Command("train_and_report", "train, then evaluate, plot and record the run", "cli.train_and_report:main", FURTHER),
     )
 }
 """Every command by its name, in the order of the help."""
@@ -85,12 +85,14 @@ COMMANDS = {
 def usage() -> str:
     """Return what `--help` prints."""
     width = max(map(len, COMMANDS)) + 2
-    lines = ["usage: python -m sb3_carracing [--version] <command> [arguments]", ""]
+    lines = ["usage: sb3-carracing [--version] <command> [arguments]", ""]
     for group in dict.fromkeys(command.group for command in COMMANDS.values()):
         commands = [command for command in COMMANDS.values() if command.group == group]
         lines += [f"{group}:", *(f"  {command.name:{width}}{command.help}" for command in commands), ""]
     lines += [
-        "`python -m sb3_carracing <command> --help` lists a command's arguments. --algo is beta_ppo by default.",
-        "Bad input exits with status 2 and a one-line error; SB3_CARRACING_TRACEBACK=1 shows where it was raised.",
+        "`sb3-carracing <command> --help` lists a command's arguments. Without --algo and",
+        "--env, the algorithm is beta_ppo and the environment CarRacingFast-v3. Bad input",
+        "exits with status 2 and a one-line error; SB3_CARRACING_TRACEBACK=1 shows where",
+        "it was raised.",
     ]
     return "\n".join(lines) + "\n"

@@ -100,6 +100,7 @@ def train_best(args: argparse.Namespace, file: Path) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     """Return a parser with rl-zoo3's options of a search, followed by ours."""
+    from sb3_carracing.pipelines import FAST_ID
     from sb3_carracing.zoo.register import ALGO_NAME, tunable_algorithms
     from sb3_carracing.zoo.scripts import StoreDict
     from sb3_carracing.zoo.storage import HEARTBEAT_INTERVAL
@@ -109,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sb3_carracing tune", description=str(main.__doc__).splitlines()[0])
     add = parser.add_argument
     add("--algo", default=ALGO_NAME, choices=tunable_algorithms(), help="default: %(default)s")
-    add("--env", default="CarRacingFast-v3", help="environment id (default: %(default)s)")
+    add("--env", default=FAST_ID, help="environment id (default: %(default)s)")
     add("-n", "--n-timesteps", type=int, default=-1, help="steps per trial (default: the YAML's n_timesteps)")
     add("--n-trials", type=int, default=500, help="trials that this worker starts (default: %(default)s)")
     add("--max-total-trials", type=int, help="complete and pruned trials of all workers; replaces --n-trials")

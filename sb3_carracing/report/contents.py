@@ -13,6 +13,7 @@ import yaml
 
 from sb3_carracing.drives import COLUMNS, Drive, Drives, action_names, read_drives
 from sb3_carracing.files import hyperparams_file
+from sb3_carracing.curves import unit_of
 from sb3_carracing.report.curves import points, read_curves, warning_signs
 from sb3_carracing.run_safety import read_yaml
 from sb3_carracing.runs import Run
@@ -84,7 +85,8 @@ def contents_of(run: Run, name: str, evaluations: Sequence[Evaluation], every: i
     """
     parameters = next(run.folder.glob("*/config.yml")).parent
     config, args = read_yaml(parameters / "config.yml"), read_yaml(parameters / "args.yml")
-    curves = read_curves(run.folder)
+    unit = unit_of([run.folder])
+    curves = read_curves(run.folder, unit)
     signs = warning_signs(curves, _number(config.get("max_grad_norm")))
     driven = next((evaluation for evaluation in evaluations if evaluation.drives is not None), None)
     return {
@@ -97,7 +99,7 @@ def contents_of(run: Run, name: str, evaluations: Sequence[Evaluation], every: i
         "agents": sorted(file.name for file in run.folder.glob("*.zip")),
         "config": _compared(config, _preset(run))
         + [[key, as_text(args[key]), None, False] for key in _ARGUMENTS if key in args],
-        "curves": {key: points(curve) for key, curve in curves.items()},
+        "curves": {key: points(curve, unit) for key, curve in curves.items()},
         "signs": [{"panel": sign.panel, "x": sign.x.tolist()[:200], "text": sign.text} for sign in signs],
         "evaluations": [
             {

@@ -9,24 +9,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sb3_carracing.plotting import PANELS, Curve, Panel, logged
+from sb3_carracing.curves import PANELS, Curve, Panel, Unit, logged
 
 SHOWN = {
     "score": PANELS["score"],
     "evaluation": Panel("validation, mean ± std", PANELS["evaluation"].read),
     "entropy": PANELS["entropy"],
-    "concentration": Panel("concentration alpha + beta, mean", logged("train/concentration_mean")),
-    "concentration_max": Panel("concentration alpha + beta, largest", logged("train/concentration_max")),
-    "std": Panel("standard deviation of the Gaussian", logged("train/std")),
+    "concentration": Panel("concentration alpha + beta, mean", logged("train/concentration_mean", "concentration")),
+    "concentration_max": Panel("concentration alpha + beta, largest", logged("train/concentration_max", "concentration")),
+    "std": Panel("standard deviation of the Gaussian", logged("train/std", "std")),
     "kl": PANELS["kl"],
-    "clip_fraction": Panel("clip fraction", logged("train/clip_fraction")),
-    "explained_variance": Panel("explained variance", logged("train/explained_variance")),
-    "grad_norm": Panel("gradient norm before clipping", logged("train/grad_norm")),
+    "clip_fraction": Panel("clip fraction", logged("train/clip_fraction", "share")),
+    "explained_variance": Panel("explained variance", logged("train/explained_variance", "explained variance")),
+    "grad_norm": Panel("gradient norm before clipping", logged("train/grad_norm", "norm")),
     "critic_loss": PANELS["critic_loss"],
     "actor_loss": PANELS["actor_loss"],
-    "bounds": Panel("share of actions at the bounds", logged("train/actions_at_bounds")),
-    "learning_rate": Panel("learning rate", logged("train/learning_rate")),
-    "speed": Panel("frames per second", logged("time/frames_per_second")),
+    "bounds": Panel("share of actions at the bounds", logged("train/actions_at_bounds", "share")),
+    "learning_rate": Panel("learning rate", logged("train/learning_rate", "rate")),
+    "speed": Panel("frames per second", logged("time/frames_per_second", "frames/s")),
 }
 """Every diagram of a report by its key."""
 
@@ -58,9 +58,9 @@ class Sign(NamedTuple):
     text: str
 
 
-def read_curves(run: Path) -> dict[str, Curve]:
-    """Return the curves that a run folder has data for."""
-    found = {key: panel.read(run) for key, panel in SHOWN.items()}
+def read_curves(run: Path, unit: Unit = "frames") -> dict[str, Curve]:
+    """Return the curves that a run folder has data for, over frames, steps or minutes."""
+    found = {key: panel.read(run, unit) for key, panel in SHOWN.items()}
     return {key: curve for key, curve in found.items() if curve is not None}
 
 
@@ -120,19 +120,19 @@ def _has_fallen(y: np.ndarray) -> np.ndarray:
     return fallen
 
 
-def points(curve: Curve) -> dict[str, Any]:
+def points(curve: Curve, unit: Unit) -> dict[str, Any]:
     """Return at most `N_POINTS` points of a curve for JSON: means of bins, and the range that each bin covers."""
     known = np.isfinite(curve.x)
-    y = curve.average if curve.average is not None else curve.y
-    spread = curve.spread if curve.spread is not None else np.zeros(len(y))
+    y = curve.y
+    low = y if curve.low is None else curve.low
+    high = y if curve.high is None else curve.high
     bins = [part for part in np.array_split(np.flatnonzero(known), N_POINTS) if len(part)]
-    low, high = y - spread, y + spread
     return {
         "x": [float(curve.x[part].mean()) for part in bins],
         "y": [_number(y[part].mean()) for part in bins],
         "low": [_number(low[part].min()) for part in bins],
         "high": [_number(high[part].max()) for part in bins],
-        "x_name": curve.x_name,
+        "x_name": unit,
     }
 
 

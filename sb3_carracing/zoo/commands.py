@@ -12,13 +12,15 @@ from pathlib import Path
 from unittest.mock import patch
 
 from sb3_carracing.errors import UserError
+from sb3_carracing.pipelines import FAST_ID
 from sb3_carracing.runs import TRAINED_AGENTS
 from sb3_carracing.zoo.manager import CarRacingExperimentManager
 from sb3_carracing.zoo.played_agents import AskedAgent, options_for, run_number, with_own_statistics
 from sb3_carracing.zoo.register import ALGO_NAME
 from sb3_carracing.zoo.safe_files import known_wrappers, whole_files
+from sb3_carracing.zoo.score_report import ScoreReport
 from sb3_carracing.zoo.scripts import arguments_of, asks_for_help, hub_errors, run_module, script_of_rl_zoo3, without_trust
-from sb3_carracing.zoo.train_options import check_seed, check_train_options, with_readable_agent
+from sb3_carracing.zoo.train_options import check_seed, check_train_options, with_readable_agent, without_frames
 from sb3_carracing.zoo.tune import OptimizingManager
 
 
@@ -37,6 +39,9 @@ def train(argv: list[str]) -> Path | None:
     managers: list[CarRacingExperimentManager] = []
     given = argv
     argv, trust = without_trust(argv)
+    argv, frames = without_frames(argv)
+    if asks_for_help(argv):
+        print("Besides rl-zoo3's options: --frames N (length in frames, such as 1e6, instead of -n in steps), --trust\n")
     with script_of_rl_zoo3(trust) as work_begins, whole_files():
         check_seed(argv)
         script = importlib.import_module("rl_zoo3.train")
@@ -48,10 +53,14 @@ def train(argv: list[str]) -> Path | None:
             managers[-1].work_begins = work_begins
             managers[-1].trust = trust
             managers[-1].argv = given
+            managers[-1].n_frames = frames
             return managers[-1]
 
         # The script names the class as a global of its module.
-        with arguments_of("train", with_readable_agent(_with_algo(argv))), patch.object(script, "ExperimentManager", create):
+        with (
+            arguments_of("train", with_readable_agent(_with_defaults(argv))),
+            patch.object(script, "ExperimentManager", create),
+        ):
             script.train()
     manager = managers[-1]
     if manager.interrupted or manager.optimize_hyperparameters:
@@ -63,7 +72,7 @@ def train(argv: list[str]) -> Path | None:
 
 
 def enjoy(argv: list[str]) -> None:
-    """Watch a trained agent, with rl-zoo3's arguments."""
+    """Watch a trained agent, with rl-zoo3's arguments, without training rules."""
     _play("enjoy", argv)
 
 
@@ -73,12 +82,13 @@ def record_video(argv: list[str]) -> None:
 
 
 def _play(command: str, argv: list[str]) -> None:
-    argv, trust = without_trust(_with_algo(argv))
-    with script_of_rl_zoo3(trust) as work_begins, known_wrappers(trust), with_own_statistics(work_begins):
+    argv, trust = without_trust(_with_defaults(argv))
+    report = ScoreReport()
+    with script_of_rl_zoo3(trust) as work_begins, known_wrappers(trust), with_own_statistics(work_begins, report.note):
         if not asks_for_help(argv):
             argv = [*argv, *options_for(command, AskedAgent.of(command, argv))]
         with arguments_of(command, argv), hub_errors(command):
-            run_module(f"rl_zoo3.{command}")
+            run_module(f"rl_zoo3.{command}", print=report.print)
 
 
 def record_training(argv: list[str]) -> None:
@@ -89,7 +99,7 @@ def record_training(argv: list[str]) -> None:
     Raises:
         UserError: rl-zoo3 would delete the contents of a folder, or there is nothing to film.
     """
-    argv, trust = without_trust(_with_algo(argv))
+    argv, trust = without_trust(_with_defaults(argv))
     with script_of_rl_zoo3(trust), _ffmpeg():
         if not asks_for_help(argv):
             asked = AskedAgent.of("record_training", argv)
@@ -106,7 +116,7 @@ def record_training(argv: list[str]) -> None:
 
 def load_from_hub(argv: list[str]) -> None:
     """Download an agent from the Hugging Face hub, with rl-zoo3's arguments."""
-    with script_of_rl_zoo3(), arguments_of("load_from_hub", _with_algo(argv)), hub_errors("load_from_hub"):
+    with script_of_rl_zoo3(), arguments_of("load_from_hub", _with_defaults(argv)), hub_errors("load_from_hub"):
         run_module("rl_zoo3.load_from_hub")
 
 
@@ -127,14 +137,15 @@ def push_to_hub(argv: list[str]) -> None:
                 raise UserError(sentence) from error
             print(sentence)
             return
-        with arguments_of("push_to_hub", _with_algo(argv)), hub_errors("push_to_hub"):
+        with arguments_of("push_to_hub", _with_defaults(argv)), hub_errors("push_to_hub"):
             run_module("rl_zoo3.push_to_hub")
 
 
-def _with_algo(argv: list[str]) -> list[str]:
-    """Return the arguments, with our algorithm if they name none."""
-    named = any(argument == "--algo" or argument.startswith("--algo=") for argument in argv)
-    return argv if named else ["--algo", ALGO_NAME, *argv]
+def _with_defaults(argv: list[str]) -> list[str]:
+    """Return the arguments, with our algorithm and environment if they name none."""
+    defaults = {"--algo": ALGO_NAME, "--env": FAST_ID}
+    named = {argument.partition("=")[0] for argument in argv}
+    return [*(word for name, value in defaults.items() if name not in named for word in (name, value)), *argv]
 
 
 @contextmanager

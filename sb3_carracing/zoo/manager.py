@@ -23,12 +23,13 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
-from sb3_carracing.agents import load_agent
+from sb3_carracing.agents import read_agent
 from sb3_carracing.callbacks import CheckpointCallback, ValidationCallback
 from sb3_carracing.envs.registration import CAR_RACING
 from sb3_carracing.envs.replayable import Replayable
 from sb3_carracing.errors import UserError
 from sb3_carracing.files import hyperparams_file, replacing, tolerating_full_disk, write_atomically
+from sb3_carracing.pipelines import Pipeline, frames_per_step, wrapper_calls
 from sb3_carracing.ppo.beta_ppo import BetaPPO
 from sb3_carracing.ppo.finite import NonFiniteError
 from sb3_carracing.resume import Training, read_training, restore
@@ -66,6 +67,8 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
     """Whether a resumed agent may run code."""
     argv: Sequence[str] = ()
     """The arguments of `train`, for the command that resumes the run."""
+    n_frames: int | None = None
+    """Length of the training in frames, instead of steps."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # rl-zoo3 passes them by position, and its signature may grow. Binding them by name lets us change one.
@@ -123,7 +126,14 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         saved.update(numbers)
         hyperparameters.check_env_kwargs(self.env_name.gym_id, self.env_kwargs | (hyperparams.get("env_kwargs") or {}))
         hyperparameters.check_env_kwargs(self.env_name.gym_id, self._eval_env_kwargs_args or {})
+        if self.n_frames is not None:
+            self.n_timesteps = self.args.n_timesteps = self._steps_of(self.n_frames, hyperparams)
         return hyperparams, saved
+
+    def _steps_of(self, n_frames: int, hyperparams: dict[str, Any]) -> int:
+        env_kwargs = {**(hyperparams.get("env_kwargs") or {}), **self.env_kwargs}
+        pipeline = Pipeline(self.env_name.gym_id, env_kwargs, wrapper_calls(hyperparams.get("env_wrapper")))
+        return max(1, n_frames // frames_per_step(pipeline))
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         """Create the environments as rl-zoo3 does; ours also write their raw score to monitor.csv.
@@ -191,7 +201,7 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         return env
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
-        load_agent(self.trained_agent, self.algo, trust=self.trust)
+        read_agent(self.trained_agent, self.algo, trust=self.trust)
         model: BaseAlgorithm = super()._load_pretrained_agent(hyperparams, env)
         if model.num_timesteps >= self.n_timesteps:
             raise UserError(

@@ -19,10 +19,10 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from sb3_carracing.checks import whole_number
-from sb3_carracing.envs.training_rules import without_retired
+from sb3_carracing.envs.training_rules import evaluation_kwargs
 from sb3_carracing.errors import UserError
 from sb3_carracing.files import data_dir
-from sb3_carracing.pipelines import env_spec, is_car_racing
+from sb3_carracing.pipelines import FAST_ID, env_spec, is_car_racing
 from sb3_carracing.runs import BEST_AGENT, TRAINED_AGENTS, readable_agent, statistics_of
 from sb3_carracing.zoo.register import ALGO_NAME
 
@@ -51,7 +51,7 @@ class AskedAgent:
         parser.add_argument("-f", "--folder")
         parser.add_argument("-o", "--output-folder")
         parser.add_argument("--algo", default=ALGO_NAME)
-        parser.add_argument("--env", type=EnvironmentName, default="CartPole-v1")
+        parser.add_argument("--env", type=EnvironmentName, default=EnvironmentName(FAST_ID))
         parser.add_argument("--exp-id", type=int, default=0)
         which = parser.add_mutually_exclusive_group()
         which.add_argument("--load-best", action="store_true")
@@ -60,11 +60,16 @@ class AskedAgent:
         how = parser.add_mutually_exclusive_group()
         how.add_argument("--deterministic", action="store_true")
         how.add_argument("--stochastic", action="store_true")
+        parser.add_argument("--env-kwargs", nargs="+", default=[])
         parser.add_argument("-n", "--n-timesteps", type=int, default=1)
         parser.add_argument("--n-envs", type=int, default=1)
         arguments = vars(parser.parse_known_args(argv)[0])
         for option, lowest in (("n_timesteps", 1), ("n_envs", 1), ("exp_id", -1)):
             whole_number(f"--{option.replace('_', '-')}", arguments[option], lowest)
+        given = [word.partition(":")[0] for word in arguments["env_kwargs"]]
+        rules = [name for name in given if name not in evaluation_kwargs(dict.fromkeys(given))]
+        if rules:
+            raise UserError(f"--env-kwargs {rules[0]} is for training: {command} plays whole episodes without training rules")
         return cls(**{name: arguments[name] for name in cls.__dataclass_fields__})
 
     def pattern(self) -> str:
@@ -140,13 +145,15 @@ def _runs_of(asked: AskedAgent, folder: Path) -> dict[int, Path]:
 
 
 @contextmanager
-def with_own_statistics(work_begins: Callable[[], None]) -> Iterator[None]:
+def with_own_statistics(work_begins: Callable[[], None], note_episode: Callable[[dict[str, Any]], None]) -> Iterator[None]:
     """Let rl-zoo3's scripts play an agent with the running means that were saved with it.
 
-    rl-zoo3 reads those of the run's last agent, whichever it plays.
+    rl-zoo3 reads those of the run's last agent, whichever it plays. CarRacing is played without training rules, so that its
+    score is that of whole episodes.
 
     Args:
         work_begins: called before the first step of the environment.
+        note_episode: called with the info of each episode's last step.
     """
     played: list[Path] = []
     create = rl_zoo3.utils.create_test_env
@@ -159,14 +166,14 @@ def with_own_statistics(work_begins: Callable[[], None]) -> Iterator[None]:
 
     def create_env(env_id: str, *args: Any, stats_path: str | None = None, **kwargs: Any) -> VecEnv:
         if is_car_racing(env_spec(env_id)):
-            kwargs["env_kwargs"] = without_retired(kwargs.get("env_kwargs") or {})
+            kwargs["env_kwargs"] = evaluation_kwargs(kwargs.get("env_kwargs") or {})
         statistics = statistics_of(played[-1]) if stats_path is not None else None
         if statistics is None:
-            return _NotesFirstStep(create(env_id, *args, stats_path=stats_path, **kwargs), work_begins)
+            return _Watched(create(env_id, *args, stats_path=stats_path, **kwargs), work_begins, note_episode)
         with tempfile.TemporaryDirectory() as folder:
             # The name under which rl-zoo3 looks for them.
             shutil.copy(statistics, Path(folder, "vecnormalize.pkl"))
-            return _NotesFirstStep(create(env_id, *args, stats_path=folder, **kwargs), work_begins)
+            return _Watched(create(env_id, *args, stats_path=folder, **kwargs), work_begins, note_episode)
 
     with ExitStack() as stack:
         for module in (rl_zoo3, rl_zoo3.utils):
@@ -176,12 +183,13 @@ def with_own_statistics(work_begins: Callable[[], None]) -> Iterator[None]:
         yield
 
 
-class _NotesFirstStep(VecEnvWrapper):
-    """Calls a function before every step."""
+class _Watched(VecEnvWrapper):
+    """Calls a function before every step, and another at the end of every episode."""
 
-    def __init__(self, venv: VecEnv, before_step: Callable[[], None]) -> None:
+    def __init__(self, venv: VecEnv, before_step: Callable[[], None], note_episode: Callable[[dict[str, Any]], None]) -> None:
         super().__init__(venv)
         self._before_step = before_step
+        self._note_episode = note_episode
 
     def step_async(self, actions: Any) -> None:
         """Note the step and let the environments begin it."""
@@ -189,8 +197,12 @@ class _NotesFirstStep(VecEnvWrapper):
         self.venv.step_async(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Return what the environments return."""
-        return self.venv.step_wait()
+        """Return what the environments return, and note finished episodes."""
+        observations, rewards, dones, infos = self.venv.step_wait()
+        for done, info in zip(dones, infos, strict=True):
+            if done:
+                self._note_episode(info)
+        return observations, rewards, dones, infos
 
     def reset(self) -> VecEnvObs:
         """Return what the environments return."""

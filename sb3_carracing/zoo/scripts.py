@@ -53,10 +53,16 @@ def arguments_of(command: str, argv: list[str]) -> Iterator[None]:
         yield
 
 
-def run_module(name: str, trust: bool = False) -> None:
-    """Run a script of rl-zoo3 that exists as a module only; its child processes are our commands, with the same trust."""
+def run_module(name: str, trust: bool = False, **names: Any) -> None:
+    """Run a script of rl-zoo3 that exists as a module only; its child processes are our commands, with the same trust.
+
+    Args:
+        name: of the module.
+        trust: see `safe_files`.
+        **names: globals of the module, which take precedence over builtins.
+    """
     with patch.object(subprocess, "call", functools.partial(_call_our_command, trust)):
-        runpy.run_module(name, run_name="__main__", alter_sys=False)
+        runpy.run_module(name, init_globals=names, run_name="__main__", alter_sys=False)
 
 
 @contextmanager

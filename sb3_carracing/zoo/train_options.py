@@ -89,6 +89,26 @@ def check_seed(argv: list[str]) -> None:
     or_default("--seed", parser.parse_known_args(argv)[0].seed, 0)
 
 
+def without_frames(argv: list[str]) -> tuple[list[str], int | None]:
+    """Return the arguments without our `--frames`, which rl-zoo3 does not know, and its value.
+
+    Raises:
+        UserError: it is not a whole number of at least 1, or `-n` is given as well.
+    """
+    parser = argparse.ArgumentParser(prog="python -m sb3_carracing train", add_help=False, allow_abbrev=False)
+    parser.add_argument("--frames", type=float)
+    parser.add_argument("-n", "--n-timesteps")
+    asked, _ = parser.parse_known_args(argv)
+    if asked.frames is None:
+        return argv, None
+    if asked.n_timesteps is not None:
+        raise UserError("--frames and -n both set the length of the training: leave one out")
+    frames = whole_number("--frames", int(asked.frames) if asked.frames.is_integer() else asked.frames, 1)
+    only_frames = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    only_frames.add_argument("--frames")
+    return only_frames.parse_known_args(argv)[1], frames
+
+
 def or_default(name: str, value: int, smallest: int) -> None:
     """Raise a UserError for a number below `smallest` that is not -1, which means the default."""
     if value != -1 and value < smallest:

@@ -1,5 +1,6 @@
 """ProgressCallback: what it counts, logs and writes."""
 
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv
+from terminals import stderr_in_terminal
 
 from sb3_carracing.callbacks import ProgressCallback, ValidationCallback
 
@@ -130,9 +132,44 @@ def test_rl_zoo3_ends_the_training_twice(tmp_path: Path) -> None:
 def test_the_live_line_shows_score_speed_and_time_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     agent().learn(32, in_folder(ProgressCallback(write_csv=False), tmp_path))
     line = capsys.readouterr().err
-    for part in ("100%", "32/32 steps", "episode 2", "score ", "last 100 ", "frames/s", "00:00 left"):
+    for part in ("100%", "32/32 steps", "episode 2", "score ", "mean of 2: ", "frames/s", "training return ", "00:00 left"):
         assert part in line
     assert not (tmp_path / "progress.csv").exists()
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_the_live_line_fits_the_terminal(tmp_path: Path, columns: int) -> None:
+    with stderr_in_terminal(columns) as terminal:
+        agent().learn(64, in_folder(ProgressCallback(write_csv=False), tmp_path))
+    states = terminal.states()
+    assert all(len(state) < columns and state.endswith(" left") for state in states)
+    assert "score " in states[-1]
+    assert ("episode 6" in states[-1]) == (columns == 200)
+
+
+def test_the_time_left_is_of_whole_rollouts_with_their_updates(tmp_path: Path) -> None:
+    """Updates take most of the time, so frames/s within a rollout would promise too much."""
+
+    class SlowUpdates(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_end(self) -> None:
+            time.sleep(0.5)
+
+    callback = in_folder(ProgressCallback(write_csv=False), tmp_path)
+    seen: list[float | None] = []
+
+    class Reads(BaseCallback):
+        def _on_step(self) -> bool:
+            seen.append(callback._line.time_left())
+            return True
+
+    agent().learn(96, [callback, SlowUpdates(), Reads()])
+    assert set(seen[:N_STEPS]) == {None}
+    second = seen[N_STEPS]
+    assert second is not None
+    assert 1.0 < second < 10.0  # two rollouts are left, each with half a second of update
 
 
 def test_a_training_that_goes_on_after_ctrl_c_writes_each_row_once(tmp_path: Path) -> None:

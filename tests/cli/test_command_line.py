@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from terminals import stderr_in_terminal
 
 REPOSITORY = Path(__file__).parents[2]
 WRAPPERS = "sb3_carracing.envs.wrappers"
@@ -192,11 +193,60 @@ def test_a_missing_library_is_named(tmp_path: Path, command: str, library: str) 
     assert "sb3-carracing[zoo]" in result.stderr
 
 
-def test_help_lists_every_command(tmp_path: Path) -> None:
+def test_help_lists_every_command_everyday_ones_first(tmp_path: Path) -> None:
     from sb3_carracing.cli.table import COMMANDS
 
     usage = run_command("--help", cwd=tmp_path).stdout
     assert all(f"  {command.name} " in usage and command.help in usage for command in COMMANDS.values())
+    everyday, of_rl_zoo3 = usage.split("rl-zoo3's other commands")
+    for name in ("demo", "train", "enjoy", "evaluate", "record", "plot", "tune"):
+        assert f"  {name} " in everyday
+    for name in ("record_video", "benchmark", "plot_train", "all_plots"):
+        assert f"  {name} " in of_rl_zoo3
+    assert all(len(line) <= 80 for line in usage.splitlines())
+
+
+def test_on_a_terminal_a_command_says_at_once_that_it_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sb3_carracing.cli import main, table
+
+    class Loading:
+        def load(self) -> Any:
+            print("loaded", file=sys.stderr)
+            return lambda _: None
+
+    monkeypatch.setitem(table.COMMANDS, "train", Loading())
+    with stderr_in_terminal(80) as terminal:
+        main(["train"])
+    assert terminal.states() == ["sb3-carracing train: loading", "loaded"]
+
+
+def test_a_training_may_be_counted_in_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sb3_carracing.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    repeat = f"env_wrapper:[{{'{WRAPPERS}.ActionRepeat':{{'frame_skip':4}}}}]"
+    short = ["--env", "Pendulum-v1", "--eval-freq", "-1", "-params", "n_steps:16", "n_envs:1", "batch_size:16", repeat]
+    main(["train", "--frames", "1.28e2", *short])
+    arguments = yaml.unsafe_load((tmp_path / "logs/beta_ppo/Pendulum-v1_1/Pendulum-v1/args.yml").read_text())
+    assert arguments["n_timesteps"] == 32
+    for options, sentence in (
+        (["--frames", "1e3", "-n", "64"], "--frames and -n both set the length"),
+        (["--frames", "0.5"], "--frames must be a whole number of at least 1, got 0.5"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(["train", *options, *short])
+        assert sentence in capsys.readouterr().err
+
+
+def test_every_command_has_the_same_default_environment() -> None:
+    from sb3_carracing.zoo.commands import _with_defaults
+    from sb3_carracing.zoo.played_agents import AskedAgent
+
+    assert _with_defaults(["-n", "5"]) == ["--algo", "beta_ppo", "--env", "CarRacingFast-v3", "-n", "5"]
+    assert _with_defaults(["--env=Ant-v5", "--algo", "ppo"]) == ["--env=Ant-v5", "--algo", "ppo"]
+    assert AskedAgent.of("enjoy", []).env == "CarRacingFast-v3"
 
 
 def test_importing_the_command_line_loads_no_torch() -> None:

@@ -1,7 +1,9 @@
 """`evaluate`: table, JSON, and one line for bad input."""
 
 import argparse
+import io
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from rich.console import Console
 from stand_ins import REPEAT_4
 
 from sb3_carracing import evaluation
@@ -95,6 +98,37 @@ def test_the_random_baseline_of_the_packaged_run_leaves_no_folder_of_its_name(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["evaluation_random.json", "evaluation_random_drives.npz"]
 
 
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_the_table_fits_the_terminal(width: int) -> None:
+    results = [evaluation.EpisodeResult(seed, -100.0 - seed, 1000, 125, False) for seed in range(100)]
+    console = Console(width=width, file=io.StringIO())
+    console.print(evaluate_command.results_table("x", {"deterministic": evaluation.summarize(results)}, width))
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "-149.5" in printed
+    assert "…" not in printed
+    assert ("median" in printed) == (width >= 80)
+
+
+@pytest.mark.parametrize(("options", "n_tracks"), [([], 10), (["--protocol"], 100), (["-n", "4"], 4)])
+def test_it_plays_ten_tracks_or_the_protocol_and_says_how_long_that_takes(
+    options: list[str], n_tracks: int, blog_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    played: list[Any] = []
+
+    def play(model: Any, make_env: Any, seeds: range, **_: Any) -> list[evaluation.EpisodeResult]:
+        played.append((make_env.spec.id, seeds))
+        return [evaluation.EpisodeResult(seed, 812.5 + 2 * (seed % 2), 1000, 125, False) for seed in seeds]
+
+    monkeypatch.setattr(evaluate_command, "evaluate", play)
+    main(["evaluate", str(blog_run), "--n-envs", "2", *options])
+    assert played == [("CarRacing-v3", range(TEST_SEED, TEST_SEED + n_tracks))]
+    printed = capsys.readouterr()
+    assert re.match(rf"{n_tracks} tracks of CarRacing-v3, 2 at a time: about \d+( to \d+)? min\n", printed.err)
+    row = next(line.split() for line in printed.out.splitlines() if str(n_tracks) in line.split())
+    assert row[2] == "813.5"
+    assert (row[3:5] == ["-", "-"]) == (n_tracks < 5)
+
+
 def test_an_agent_by_hand_takes_wrappers_with_keywords(blog_run: Path) -> None:
     """A stock agent trained behind the blog's wrappers is put behind them again."""
     views = [
@@ -133,6 +167,8 @@ def test_an_agent_by_hand_takes_wrappers_with_keywords(blog_run: Path) -> None:
         ),
         (["AGENT", "--env-id", "Pendulum-v1"], "another environment"),
         (["--random", "-n", "0"], "-n must be a whole number of at least 1, got 0"),
+        (["--random", "--protocol", "-n", "5"], "--protocol plays the 100 test tracks of CarRacing-v3: leave -n out"),
+        (["--random", "--protocol", "--renderer", "stock"], "leave --renderer out"),
         (["--random", "--actions", "mode"], "cannot play 'mode' actions; valid: sample"),
     ],
 )

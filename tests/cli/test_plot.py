@@ -3,14 +3,16 @@
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from PIL import Image
-from stand_ins import EVALUATIONS, PROGRESS, write_logged_run
+from stand_ins import EVALUATIONS, PROGRESS, write_logged_run, write_run
 
 from sb3_carracing.cli import main
-from sb3_carracing.plotting import PANELS, plot_runs
+from sb3_carracing.curves import PANELS
+from sb3_carracing.plotting import plot_runs
 
 MONITOR = '#{"t_start": 0.0, "env_id": "None"}\nr,l,t,score,frames\n1.0,5,1.0,10.0,20\n'
 
@@ -23,9 +25,9 @@ def run(tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_each_alone_and_all_together(run: Path) -> None:
     main(["plot", str(run)])
-    files = sorted(file.stem for file in (run / "plots").iterdir())
-    assert files == sorted([*PANELS, "all"])
-    for name in files:
+    names = sorted([*PANELS, "all"])
+    assert sorted(file.name for file in (run / "plots").iterdir()) == sorted(f"{n}.{e}" for n in names for e in ("png", "svg"))
+    for name in names:
         picture = np.asarray(Image.open(run / "plots" / f"{name}.png").convert("RGB"))
         assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 10
 
@@ -33,11 +35,11 @@ def test_each_alone_and_all_together(run: Path) -> None:
 def test_runs_of_rl_zoo3_alone_have_what_they_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.savez(tmp_path / "evaluations.npz", timesteps=[10, 20], results=[[1.0, 3.0], [4.0, 4.0]])
     main(["plot", str(tmp_path), "-o", str(tmp_path / "out")])
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["all.png", "evaluation.png"]
+    assert sorted(file.stem for file in (tmp_path / "out").glob("*.png")) == ["all", "evaluation"]
     assert "no data for: score, actor_loss, critic_loss, entropy, kl" in capsys.readouterr().out
-    curve = PANELS["evaluation"].read(tmp_path)
+    curve = PANELS["evaluation"].read(tmp_path, "steps")
     np.testing.assert_array_equal(curve.y, [2.0, 4.0])  # type: ignore[union-attr]
-    np.testing.assert_array_equal(curve.spread, [1.0, 0.0])  # type: ignore[union-attr]
+    np.testing.assert_array_equal(curve.low, [1.0, 4.0])  # type: ignore[union-attr]
 
 
 def test_several_runs_share_the_diagrams(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,9 +50,29 @@ def test_several_runs_share_the_diagrams(run: Path, tmp_path: Path, monkeypatch:
     main(["plot", str(run), str(other)])
     alone = plot_runs([run], tmp_path / "alone")
     assert sorted(file.name for file in (tmp_path / "plots").iterdir()) == sorted(file.name for file in alone)
+    texts = svg_texts(tmp_path / "plots" / "evaluation.svg")
+    assert {"BetaPPO, mean and std", "PPO, mean and std", "CarRacing", "environment frames", "raw score [points]"} <= texts
+    assert not any("beta_ppo" in text for text in texts)
     shared, single = (np.asarray(Image.open(tmp_path / folder / "evaluation.png")) for folder in ("plots", "alone"))
     assert shared.shape == single.shape
     assert (shared != single).any()
+
+
+def svg_texts(file: Path) -> set[str]:
+    return {str(element.text) for element in ElementTree.parse(file).iter("{http://www.w3.org/2000/svg}text")}
+
+
+def test_seeds_of_one_algorithm_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
+    for seed in (1, 2, 3):
+        runs.append(write_run(tmp_path / str(seed), {}, env="CarRacingFast-v3", seed=seed))
+        (runs[-1] / "evaluations.csv").write_text(EVALUATIONS)
+    monkeypatch.chdir(tmp_path)
+    main(["plot", *map(str, runs), "-x", "minutes"])
+    texts = svg_texts(tmp_path / "plots" / "evaluation.svg")
+    assert {"BetaPPO, mean and range of 3 runs", "CarRacingFast-v3", "training time [min]"} <= texts
+    main(["plot", *map(str, runs), "--separate", "-o", "apart"])
+    assert sum("CarRacingFast-v3_1" in text for text in svg_texts(tmp_path / "apart" / "evaluation.svg")) == 3
 
 
 def test_bad_input_ends_with_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sb3_carracing.plotting import Curve
+from sb3_carracing.curves import Curve
 from sb3_carracing.report.curves import N_POINTS, points, read_curves, warning_signs
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"

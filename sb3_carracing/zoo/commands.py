@@ -11,9 +11,11 @@ from pathlib import Path
 from unittest.mock import patch
 
 from sb3_carracing.errors import UserError
+from sb3_carracing.ppo import distributed
 from sb3_carracing.runs import TRAINED_AGENTS
 from sb3_carracing.zoo.manager import CarRacingExperimentManager
 from sb3_carracing.zoo.played_agents import AskedAgent, options_for, run_number, with_own_statistics
+from sb3_carracing.zoo.ranks import LaunchingManager, RankManager, silent_unless_first, without_ranks
 from sb3_carracing.zoo.register import ALGO_NAME
 from sb3_carracing.zoo.safe_files import known_wrappers
 from sb3_carracing.zoo.scripts import arguments_of, asks_for_help, hub_errors, run_module, script_of_rl_zoo3, without_trust
@@ -25,21 +27,25 @@ def train(argv: list[str]) -> Path | None:
     """Train an agent with rl-zoo3's arguments.
 
     Args:
-        argv: arguments of rl-zoo3's train.
+        argv: arguments of rl-zoo3's train, and `--ranks N|auto`, see `zoo.ranks`.
 
     Returns:
         The run's folder. None after `-optimize`, and if Ctrl-C stopped the training, which saves the agent.
     """
     managers: list[CarRacingExperimentManager] = []
+    command = (*argv,)
+    argv, ranks = without_ranks(argv)
     argv, trust = without_trust(argv)
-    with script_of_rl_zoo3(trust) as work_begins:
+    with script_of_rl_zoo3(trust) as work_begins, silent_unless_first():
         check_seed(argv)
         script = importlib.import_module("rl_zoo3.train")
 
         def create(args: argparse.Namespace, *further: object, **kwargs: object) -> CarRacingExperimentManager:
             check_train_options(args)
-            manager_class = OptimizingManager if args.optimize_hyperparameters else CarRacingExperimentManager
+            manager_class = _manager_class(args.optimize_hyperparameters, ranks)
             managers.append(manager_class(args, *further, **kwargs))
+            if isinstance(managers[-1], LaunchingManager):
+                managers[-1].ranks, managers[-1].command = ranks, command
             managers[-1].work_begins = work_begins
             managers[-1].trust = trust
             return managers[-1]
@@ -49,6 +55,17 @@ def train(argv: list[str]) -> Path | None:
             script.train()
     has_no_run = managers[-1].interrupted or managers[-1].optimize_hyperparameters
     return None if has_no_run else Path(managers[-1].save_path)
+
+
+def _manager_class(optimizes: bool, ranks: int | None) -> type[CarRacingExperimentManager]:
+    n_ranks = distributed.n_ranks()
+    if optimizes and (ranks != 1 or n_ranks > 1):
+        raise UserError("a search runs its trials in one process each: start more workers with one --storage, not ranks")
+    if optimizes:
+        return OptimizingManager
+    if n_ranks > 1:
+        return RankManager
+    return CarRacingExperimentManager if ranks == 1 else LaunchingManager
 
 
 def enjoy(argv: list[str]) -> None:

@@ -47,10 +47,11 @@ class ProgressCallback(RunCallback):
     def _on_training_start(self) -> None:
         super()._on_training_start()
         self._scores: deque[float] = deque(maxlen=100)
+        self._scores_of_rollout: list[float] = []
         # On the model, as `num_frames`, so that they are saved with it.
         self._running_score = getattr(self.model, "running_score", 0.0) if self._resumes else 0.0
         self._n_episodes = getattr(self.model, "num_episodes", 0) if self._resumes else 0
-        if self._write_csv:
+        if self._write_csv and self._group.rank == 0:
             self._close_csv()  # of a `learn` that Ctrl-C ended
             self._csv = _CsvOutput(log_file(self._folder, "progress.csv", self._resumes))
             self.logger.output_formats.append(self._csv)
@@ -60,7 +61,7 @@ class ProgressCallback(RunCallback):
             mininterval=0.5 if sys.stderr.isatty() else 30.0,
             dynamic_ncols=True,
             bar_format="{percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt} steps{postfix} | {remaining} left",
-            disable=not self._live_line,
+            disable=not self._live_line or self._group.rank > 0,
         )
 
     def _on_step(self) -> bool:
@@ -68,16 +69,25 @@ class ProgressCallback(RunCallback):
         for env in map(int, np.flatnonzero(self.locals["dones"])):
             score = self._score_of_episode(env, self.locals["infos"][env])
             if score is not None:
-                self._scores.append(score)
-                self._running_score = 0.99 * self._running_score + 0.01 * score
-                self._n_episodes += 1
+                self._scores_of_rollout.append(score)
+                self._add_score(score)
         self._line.set_postfix_str(self._status(), refresh=False)
         # The last rollout may exceed the budget, and tqdm cannot show 102 %.
         self._line.total = max(self._line.total, self.model.num_timesteps)
-        self._line.update(self.training_env.num_envs)
+        self._line.update(self.model.num_timesteps - self._line.n)
         return True
 
+    def _add_score(self, score: float) -> None:
+        self._scores.append(score)
+        self._running_score = 0.99 * self._running_score + 0.01 * score
+        self._n_episodes += 1
+
     def _on_rollout_end(self) -> None:
+        super()._on_rollout_end()
+        for rank, scores in enumerate(self._group.gather(self._scores_of_rollout)):
+            for score in scores if rank != self._group.rank else ():
+                self._add_score(score)
+        self._scores_of_rollout = []
         self.model.running_score, self.model.num_episodes = self._running_score, self._n_episodes  # type: ignore[attr-defined]
         if self._scores:
             self.logger.record("rollout/score", float(np.mean(self._scores)))

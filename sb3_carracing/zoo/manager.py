@@ -221,6 +221,8 @@ class _SaveStatistics(BaseCallback):
 class BeginningCallback(BaseCallback):
     """Call a function at the start of every rollout, right before the first step of it."""
 
+    every_rank = True
+
     def __init__(self, begin: Callable[[], None]) -> None:
         super().__init__()
         self._begin = begin

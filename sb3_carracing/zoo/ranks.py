@@ -164,7 +164,7 @@ def launch(ranks: int, argv: list[str]) -> str | None:
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the host's name need not have an address
     for name in list(logging.root.manager.loggerDict):
-        if name.startswith("torch.distributed.elastic"):
+        if name.startswith(("torch.distributed.elastic", "torch.multiprocessing")):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # the launcher's own view of a failure
     config = LaunchConfig(
         *(1, 1, ranks),

@@ -146,7 +146,6 @@ def test_ranks_learn_what_one_process_learns(task: str, size: int) -> None:
     alone, metrics, n_updates = updated_alone(task, size)
     assert n_updates < 2 * N_UPDATES if task == "target_kl" else n_updates == TASKS[task][2].get("n_epochs", 2) * N_UPDATES
     start = [parameter.detach().numpy() for parameter in learner(task, 1).policy.parameters()]
-    print(metrics["train/approx_kl"], n_updates)
     assert max(np.abs(a - b).max() for a, b in zip(start, alone, strict=True)) > 1e-3, "nothing was learned"
     for weights, of_rank, updates in on_ranks(size, updated, task):
         for ours, theirs in zip(weights, alone, strict=True):

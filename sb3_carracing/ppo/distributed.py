@@ -8,8 +8,11 @@ the mean of the ranks' means.
 """
 
 import atexit
+import ctypes
 import faulthandler
 import os
+import signal
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -31,6 +34,7 @@ T = TypeVar("T")
 Samples = TypeVar("Samples", RolloutBufferSamples, DictRolloutBufferSamples)
 
 TIMEOUT_VARIABLE = "SB3_CARRACING_RANK_TIMEOUT"
+_PR_SET_PDEATHSIG = 1
 _GRACE = 60.0  # [s], by which a rank that hangs ends itself before the others give it up
 
 
@@ -94,6 +98,8 @@ def join() -> Group:
         has_own_gpu = th.cuda.is_available() and _number("LOCAL_WORLD_SIZE", 1) <= th.cuda.device_count()
         dist.init_process_group("nccl" if has_own_gpu else "gloo", timeout=timedelta(seconds=timeout() + _GRACE))
         atexit.register(_leave)
+        if sys.platform == "linux":  # no rank outlives its launcher
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
     group = current()
     if group.size > 1:
         _watch.start()

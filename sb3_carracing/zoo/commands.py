@@ -1,6 +1,7 @@
 """rl-zoo3's own scripts with `beta_ppo` registered and as the default of `--algo`."""
 
 import argparse
+import functools
 import importlib
 import os
 import shutil
@@ -15,7 +16,7 @@ from sb3_carracing.ppo import distributed
 from sb3_carracing.runs import TRAINED_AGENTS
 from sb3_carracing.zoo.manager import CarRacingExperimentManager
 from sb3_carracing.zoo.played_agents import AskedAgent, options_for, run_number, with_own_statistics
-from sb3_carracing.zoo.ranks import LaunchingManager, RankManager, silent_unless_first, without_ranks
+from sb3_carracing.zoo.ranks import LaunchingManager, RankManager, launch, silent_unless_first, without_ranks
 from sb3_carracing.zoo.register import ALGO_NAME
 from sb3_carracing.zoo.safe_files import known_wrappers
 from sb3_carracing.zoo.scripts import arguments_of, asks_for_help, hub_errors, run_module, script_of_rl_zoo3, without_trust
@@ -45,7 +46,8 @@ def train(argv: list[str]) -> Path | None:
             manager_class = _manager_class(args.optimize_hyperparameters, ranks)
             managers.append(manager_class(args, *further, **kwargs))
             if isinstance(managers[-1], LaunchingManager):
-                managers[-1].ranks, managers[-1].command = ranks, command
+                managers[-1].ranks = ranks
+                managers[-1].launch = functools.partial(launch, train, command)
             managers[-1].work_begins = work_begins
             managers[-1].trust = trust
             return managers[-1]

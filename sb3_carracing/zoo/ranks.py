@@ -9,8 +9,9 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -72,8 +73,8 @@ class LaunchingManager(CarRacingExperimentManager):
 
     ranks: int | None = None
     """The number of ranks, None for `auto`."""
-    command: tuple[str, ...] = ()
-    """The arguments of `train` for the ranks."""
+    launch: Callable[[int], str | None]
+    """Trains on so many ranks and returns the run's folder, see `launch`."""
 
     def setup_experiment(self) -> tuple[BaseAlgorithm | None, dict[str, Any]] | None:  # type: ignore[override]
         """Make environments and model for one rank, or else train on several and return no model."""
@@ -90,7 +91,7 @@ class LaunchingManager(CarRacingExperimentManager):
         distributed.timeout()
         print(f"Training on {self.ranks} ranks", flush=True)
         self.work_begins()
-        run = launch(self.ranks, list(self.command))
+        run = self.launch(self.ranks)
         self.interrupted = run is None
         self.save_path = run or self.save_path
         return None, {}
@@ -149,8 +150,13 @@ def ranks_for(n_envs: int, batch_size: int, device: str) -> int:
     return max(size for size in range(1, most + 1) if n_envs % size == 0 and batch_size % size == 0)
 
 
-def launch(ranks: int, argv: list[str]) -> str | None:
+def launch(train: Callable[[list[str]], Path | None], argv: Sequence[str], ranks: int) -> str | None:
     """Train on several processes of this machine, started by torch's elastic launcher.
+
+    Args:
+        train: the command, which each rank calls.
+        argv: its arguments.
+        ranks: the number of processes.
 
     Returns:
         The run's folder, None if Ctrl-C ended the training.
@@ -175,7 +181,7 @@ def launch(ranks: int, argv: list[str]) -> str | None:
         max_restarts=0,
     )
     try:
-        answers: dict[int, str | None] = elastic_launch(config, _work)(argv, sys.orig_argv)
+        answers: dict[int, str | None] = elastic_launch(config, _work)(train, [*argv], sys.orig_argv)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         raise _failure(rank, failure.exitcode, failure.message) from None
@@ -186,10 +192,8 @@ def launch(ranks: int, argv: list[str]) -> str | None:
     return answers[0]
 
 
-def _work(argv: list[str], command: list[str]) -> str | None:
+def _work(train: Callable[[list[str]], Path | None], argv: list[str], command: list[str]) -> str | None:
     """Train as one rank, and return the run's folder."""
-    from sb3_carracing.zoo.commands import train
-
     os.setpgrp()  # Ctrl-C reaches the launcher, which passes it on once
     sys.orig_argv[:] = command  # what is written into the run's folder
     run = train(argv)

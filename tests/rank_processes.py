@@ -23,7 +23,9 @@ def on_ranks(size: int, function: Callable[..., Any], *args: Any) -> list[Any]:
         connections = []
         for rank in range(size):
             ours, theirs = mp.Pipe(duplex=False)
-            process = mp.get_context("fork").Process(target=_work, args=(Path(folder, "store"), rank, size, theirs, function, args))
+            process = mp.get_context("fork").Process(
+                target=_work, args=(Path(folder, "store"), rank, size, theirs, function, args)
+            )
             process.start()
             theirs.close()
             connections.append((process, ours))

@@ -103,7 +103,6 @@ class Variant:
     together: bool
 
 
-
 def variants(ranks: int) -> list[Variant]:
     return [
         Variant("one process, 1 thread", 1, 1, False),
@@ -116,9 +115,7 @@ def variants(ranks: int) -> list[Variant]:
 def build(preset: Preset, variant: Variant, number: int) -> BetaPPO:
     """Return the learner of one process."""
     n_envs = preset.n_envs // variant.processes
-    env = make_vec_env(
-        preset.env_id, n_envs, seed=100 * number, wrapper_class=preset.views, env_kwargs=preset.env_kwargs
-    )
+    env = make_vec_env(preset.env_id, n_envs, seed=100 * number, wrapper_class=preset.views, env_kwargs=preset.env_kwargs)
     own = dict(preset.options)
     if not variant.together:
         own["batch_size"] //= variant.processes

@@ -83,7 +83,8 @@ class RankCallbacks(CallbackList):
         reports = self._group.gather((self.stops, self._episodes, self._successes))
         self._episodes, self._successes = [], []
         self.stops = any(stops for stops, _, _ in reports)
-        assert self.model.ep_info_buffer is not None and self.model.ep_success_buffer is not None
+        assert self.model.ep_info_buffer is not None
+        assert self.model.ep_success_buffer is not None
         for rank, (_, episodes, successes) in enumerate(reports):
             if rank != self._group.rank:
                 self.model.ep_info_buffer.extend(episodes)

@@ -20,7 +20,7 @@ from sb3_carracing.zoo.ranks import LaunchingManager, RankManager, launch, silen
 from sb3_carracing.zoo.register import ALGO_NAME
 from sb3_carracing.zoo.safe_files import known_wrappers
 from sb3_carracing.zoo.scripts import arguments_of, asks_for_help, hub_errors, run_module, script_of_rl_zoo3, without_trust
-from sb3_carracing.zoo.train_options import check_seed, check_train_options
+from sb3_carracing.zoo.train_options import check_seed, check_train_options, refuse_ranks
 from sb3_carracing.zoo.tune import OptimizingManager
 
 
@@ -60,12 +60,10 @@ def train(argv: list[str]) -> Path | None:
 
 
 def _manager_class(optimizes: bool, ranks: int | None) -> type[CarRacingExperimentManager]:
-    n_ranks = distributed.n_ranks()
-    if optimizes and (ranks != 1 or n_ranks > 1):
-        raise UserError("a search runs its trials in one process each: start more workers with one --storage, not ranks")
     if optimizes:
+        refuse_ranks(ranks != 1)
         return OptimizingManager
-    if n_ranks > 1:
+    if distributed.n_ranks() > 1:
         return RankManager
     return CarRacingExperimentManager if ranks == 1 else LaunchingManager
 

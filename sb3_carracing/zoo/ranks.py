@@ -212,5 +212,3 @@ def _failure(rank: int, exit_code: int, message: str | dict[str, Any]) -> Except
     ending = f"was killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended with status {exit_code}"
     print(f"sb3_carracing: rank {rank} {ending}, which ended the training", file=sys.stderr)
     return SystemExit(1)
-
-

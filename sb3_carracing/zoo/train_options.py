@@ -5,6 +5,7 @@ from typing import Any
 
 from sb3_carracing.checks import whole_number
 from sb3_carracing.errors import UserError
+from sb3_carracing.ppo.distributed import n_ranks
 
 # Options of a search, with rl-zoo3's defaults.
 _OF_A_SEARCH: dict[str, Any] = {
@@ -61,6 +62,15 @@ def check_seed(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m sb3_carracing train", add_help=False)
     parser.add_argument("--seed", type=int, default=-1)
     or_default("--seed", parser.parse_known_args(argv)[0].seed, 0)
+
+
+def refuse_ranks(given: bool) -> None:
+    """Raise a UserError if a search is to run on several ranks."""
+    if given or n_ranks() > 1:
+        raise UserError(
+            "a search runs each trial in one process, since trials need nothing from each other: start one worker per core "
+            "with the same --storage instead of ranks"
+        )
 
 
 def or_default(name: str, value: int, smallest: int) -> None:

@@ -140,7 +140,15 @@ def joined(minibatches: tuple[Any, ...]) -> Any:
 @pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
 @pytest.mark.parametrize(
     ("task", "size"),
-    [("box", 1), ("box", 2), ("box", 4), ("discrete, no normalization, huber", 2), ("dict", 2), ("image", 2), ("target_kl", 2)],
+    [
+        ("box", 1),
+        ("box", 2),
+        ("box", 4),
+        ("discrete, no normalization, huber", 2),
+        ("dict", 2),
+        ("image", 2),
+        ("target_kl", 2),
+    ],
 )
 def test_ranks_learn_what_one_process_learns(task: str, size: int) -> None:
     alone, metrics, n_updates = updated_alone(task, size)

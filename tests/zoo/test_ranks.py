@@ -34,9 +34,7 @@ def ranks_of(launcher: int) -> list[int]:
     children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
     found = {}
     for pid in map(int, children):
-        environment = dict(
-            item.split("=", 1) for item in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in item
-        )
+        environment = dict(item.split("=", 1) for item in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in item)
         line = Path(f"/proc/{pid}/cmdline").read_text()
         if "spawn_main" in line or "RANK" in environment:
             found[pid] = environment
@@ -113,7 +111,7 @@ def test_bad_numbers_are_refused(arguments: tuple[str, ...], message: str) -> No
         (["--ranks", "3"], "n_envs must be a multiple of the number of ranks, got 4 for 3 ranks: use 1, 2, 4 ranks"),
         (["--ranks", "4", "-params", "batch_size:62"], "batch_size must be a multiple of the number of ranks, got 62"),
         (["--ranks", "2", "--algo", "ppo"], "ppo trains in one process"),
-        (["--ranks", "2", "-optimize"], "a search runs its trials in one process each"),
+        (["--ranks", "2", "-optimize"], "a search runs each trial in one process"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_the_launch(
@@ -127,8 +125,21 @@ def test_what_does_not_fit_is_refused_before_the_launch(
     assert not [*tmp_path.rglob("*")]
 
 
+def test_a_search_has_workers_instead_of_ranks() -> None:
+    from sb3_carracing.cli.tune import main
+
+    with pytest.raises(UserError, match="start one worker per core with the same --storage instead of ranks"):
+        main(["--env", "Pendulum-v1", "--ranks", "2"])
+
+
 def test_auto_divides_environments_and_minibatch(monkeypatch: pytest.MonkeyPatch) -> None:
-    for cores, n_envs, batch_size, expected in [(1, 16, 256, 1), (6, 16, 256, 4), (64, 16, 256, 16), (8, 12, 64, 4), (64, 64, 64, 16)]:
+    for cores, n_envs, batch_size, expected in [
+        (1, 16, 256, 1),
+        (6, 16, 256, 4),
+        (64, 16, 256, 16),
+        (8, 12, 64, 4),
+        (64, 64, 64, 16),
+    ]:
         monkeypatch.setattr(ranks, "n_cores", lambda cores=cores: cores)
         assert ranks.ranks_for(n_envs, batch_size, "cpu") == expected
 

@@ -30,7 +30,7 @@ def on_ranks(size: int, function: Callable[..., Any], *args: Any) -> list[Any]:
             theirs.close()
             connections.append((process, ours))
         answers = []
-        for process, connection in connections:
+        for _, connection in connections:
             try:
                 answers.append(connection.recv() if connection.poll(120) else (False, "it did not answer"))
             except EOFError:

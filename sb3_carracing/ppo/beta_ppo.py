@@ -304,9 +304,9 @@ class BetaPPO(OnPolicyAlgorithm):
         """
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        clip_range, clip_range_vf = self._clip_ranges()
-
         group = distributed.current()
+        clip_range, clip_range_vf = ranks.agree(group, self, self._clip_ranges())
+
         gradients = distributed.Gradients(group, self.policy.parameters())
         # Metrics stay on the device until the end of the update, one tensor per minibatch.
         metrics: dict[str, list[th.Tensor]] = defaultdict(list)

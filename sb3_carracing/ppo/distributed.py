@@ -96,6 +96,8 @@ def join() -> Group:
     """
     if not dist.is_initialized() and n_ranks() > 1:
         has_own_gpu = th.cuda.is_available() and _number("LOCAL_WORLD_SIZE", 1) <= th.cuda.device_count()
+        if th.cuda.is_available():
+            th.cuda.set_device(own_device("cuda"))
         dist.init_process_group("nccl" if has_own_gpu else "gloo", timeout=timedelta(seconds=timeout() + _GRACE))
         atexit.register(_leave)
         if sys.platform == "linux":  # no rank outlives its launcher

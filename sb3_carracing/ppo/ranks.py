@@ -4,7 +4,7 @@ Rank 0 logs, validates and saves. The other ranks are silent and run only callba
 """
 
 import io
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch as th
@@ -19,10 +19,15 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from sb3_carracing.errors import UserError
 from sb3_carracing.ppo.distributed import Group, alive, check_shares, rest
 
+T = TypeVar("T")
+
 _MUST_AGREE = (
     *("n_envs", "n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm"),
     *("target_kl", "normalize_advantage", "value_loss", "autocast"),
 )
+
+
+_MAY_CHANGE = ("n_epochs", "ent_coef", "vf_coef", "max_grad_norm", "target_kl")
 
 
 def begin(
@@ -45,6 +50,18 @@ def begin(
         model.set_logger(Logger(folder=None, output_formats=[]))
         own = [item for item in own if getattr(item, "every_rank", False)]
     return RankCallbacks(group, own, model.get_vec_normalize_env())
+
+
+def agree(group: Group, model: OnPolicyAlgorithm, clip_ranges: T) -> T:
+    """Return the clip ranges of rank 0, and take its other settings, which its callbacks may have changed."""
+    if group.size == 1:
+        return clip_ranges
+    rates = [part["lr"] for part in model.policy.optimizer.param_groups]
+    rates, settings, clip_ranges = group.same((rates, {name: vars(model)[name] for name in _MAY_CHANGE}, clip_ranges))
+    for part, rate in zip(model.policy.optimizer.param_groups, rates, strict=True):
+        part["lr"] = rate
+    vars(model).update(settings)
+    return clip_ranges
 
 
 class RankCallbacks(CallbackList):
@@ -80,12 +97,15 @@ class RankCallbacks(CallbackList):
 
     def _on_rollout_end(self) -> None:
         self._means.merge()
-        reports = self._group.gather((self.stops, self._episodes, self._successes))
+        weights = [float(parameter.detach().double().sum()) for parameter in self.model.policy.parameters()]
+        reports = self._group.gather((self.stops, self._episodes, self._successes, weights))
         self._episodes, self._successes = [], []
-        self.stops = any(stops for stops, _, _ in reports)
+        self.stops = any(stops for stops, *_ in reports)
+        if any(of_rank != weights for *_, of_rank in reports):
+            raise RuntimeError("the ranks' weights differ: something in the policy or in a callback differs between them")
         assert self.model.ep_info_buffer is not None
         assert self.model.ep_success_buffer is not None
-        for rank, (_, episodes, successes) in enumerate(reports):
+        for rank, (_, episodes, successes, _) in enumerate(reports):
             if rank != self._group.rank:
                 self.model.ep_info_buffer.extend(episodes)
                 self.model.ep_success_buffer.extend(successes)
@@ -158,8 +178,9 @@ def _draw_differently(group: Group, model: OnPolicyAlgorithm) -> None:
 
     The environments continue the seeds of the ranks before: SB3 gives environment number `i` the seed `seed + i`.
     """
-    state = np.random.randint(2**31)  # noqa: NPY002 - the generator that `seed` has seeded, on each rank alike
-    set_random_seed(int(np.random.SeedSequence((state, group.rank)).generate_state(1)[0]), model.device.type == "cuda")
+    if model._last_obs is None:  # otherwise they have drawn before
+        state = np.random.randint(2**31)  # noqa: NPY002 - the generator that `seed` has seeded, on each rank alike
+        set_random_seed(int(np.random.SeedSequence((state, group.rank)).generate_state(1)[0]), model.device.type == "cuda")
     assert isinstance(model.env, VecEnv)
     pending = model.env.unwrapped
     first = group.rank * model.n_envs

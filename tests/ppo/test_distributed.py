@@ -39,12 +39,12 @@ TASKS: dict[str, tuple[spaces.Space[Any], spaces.Space[Any], dict[str, Any]]] = 
 }
 
 
-def learner(task: str, n_envs: int) -> BetaPPO:
+def learner(task: str, n_envs: int, device: str = "cpu") -> BetaPPO:
     observations, actions, options = TASKS[task]
     env = DummyVecEnv([lambda: AnySpaces(observations, actions)] * n_envs)
     policy = {"image": "CnnPolicy", "dict": "MultiInputPolicy"}.get(task, "MlpPolicy")
     options = {"n_epochs": 2, **options}
-    model = BetaPPO(policy, env, n_steps=N_STEPS, batch_size=BATCH_SIZE, seed=5, device="cpu", **options)
+    model = BetaPPO(policy, env, n_steps=N_STEPS, batch_size=BATCH_SIZE, seed=5, device=device, **options)
     model.set_logger(Logger(folder=None, output_formats=[]))
     return model
 
@@ -67,14 +67,14 @@ def rollout(task: str, update: int, model: BetaPPO) -> dict[str, Any]:
     flat = {key: part.reshape(-1, *part.shape[2:]) for key, part in played.items()} if isinstance(played, dict) else None
     with th.no_grad():
         inputs = model.policy.obs_to_tensor(flat if flat is not None else played.reshape(-1, *played.shape[2:]))[0]
-        outputs = th.as_tensor(chosen).flatten(0, 1)
+        outputs = th.as_tensor(chosen, device=model.device).flatten(0, 1)
         outputs = outputs.flatten() if isinstance(actions, spaces.Discrete) else outputs
         values, log_probs, _ = model.policy.evaluate_actions(inputs, outputs)
     return {
         "observations": played,
         "actions": chosen,
-        "log_probs": log_probs.numpy().reshape(size),
-        "values": values.numpy().reshape(size),
+        "log_probs": log_probs.cpu().numpy().reshape(size),
+        "values": values.cpu().numpy().reshape(size),
         **{name: (rng.normal(size=size) + 2.0).astype(np.float32) for name in ("advantages", "returns")},
     }
 
@@ -90,15 +90,15 @@ def fill(buffer: Any, data: dict[str, Any], envs: range) -> None:
     buffer.pos, buffer.full = N_STEPS, True
 
 
-def updated(task: str) -> tuple[list[np.ndarray], dict[str, Any], int]:
+def updated(task: str, device: str = "cpu") -> tuple[list[np.ndarray], dict[str, Any], int]:
     """Return weights, metrics and the number of updates of a rank."""
     group = distributed.current()
-    model = learner(task, N_ENVS // group.size)
+    model = learner(task, N_ENVS // group.size, device)
     for update in range(N_UPDATES):
         fill(model.rollout_buffer, rollout(task, update, model), distributed.share(N_ENVS))
         np.random.seed(100 * update + group.rank)  # noqa: NPY002
         model.train()
-    return [p.detach().numpy() for p in model.policy.parameters()], dict(model.logger.name_to_value), model._n_updates
+    return [p.detach().cpu().numpy() for p in model.policy.parameters()], dict(model.logger.name_to_value), model._n_updates
 
 
 def updated_alone(task: str, size: int) -> tuple[list[np.ndarray], dict[str, Any], int]:
@@ -124,7 +124,7 @@ def updated_alone(task: str, size: int) -> tuple[list[np.ndarray], dict[str, Any
             np.random.seed(100 * update + rank)  # noqa: NPY002
             states.append(np.random.get_state())  # noqa: NPY002
         model.train()
-    return [p.detach().numpy() for p in model.policy.parameters()], dict(model.logger.name_to_value), model._n_updates
+    return [p.detach().cpu().numpy() for p in model.policy.parameters()], dict(model.logger.name_to_value), model._n_updates
 
 
 def joined(minibatches: tuple[Any, ...]) -> Any:
@@ -164,6 +164,16 @@ def test_ranks_learn_what_one_process_learns(task: str, size: int) -> None:
             assert of_rank[key] == pytest.approx(value, rel=1e-3, abs=1e-4), key
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not th.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("task", ["box", "image"])
+def test_ranks_that_share_a_gpu_learn_what_one_process_learns(task: str) -> None:
+    alone, _, _ = updated_alone(task, 2)
+    for weights, _, _ in on_ranks(2, updated, task, "cuda"):
+        for ours, theirs in zip(weights, alone, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
+
+
 class Counting(gym.Env[Any, Any]):
     """Episodes of five steps whose observations depend on the seed; it remembers seeds and observations."""
 
@@ -188,7 +198,7 @@ class Counting(gym.Env[Any, Any]):
 
 
 class Noting(BaseCallback):
-    """Notes the steps and stops the training after `last` of them."""
+    """Notes the steps, changes settings, and stops the training after `last` of them."""
 
     def __init__(self, last: int, every_rank: bool = False) -> None:
         super().__init__()
@@ -196,6 +206,9 @@ class Noting(BaseCallback):
 
     def _on_step(self) -> bool:
         self.steps.append(self.num_timesteps)
+        if not self.every_rank:
+            model: Any = self.model
+            model.learning_rate, model.clip_range, model.ent_coef = 0.01, 0.3, 0.02
         return self.num_timesteps < self.last
 
 
@@ -219,6 +232,7 @@ def trained(seed: int | None, last: int, batch_size: int = 16) -> dict[str, Any]
         "means": (normalize.obs_rms.mean, normalize.obs_rms.var, normalize.obs_rms.count),
         "actions": model.rollout_buffer.actions.ravel(),
         "weights": [parameter.detach().numpy() for parameter in model.policy.parameters()],
+        "settings": (model.policy.optimizer.param_groups[0]["lr"], model.ent_coef),
         "episodes": len(model.ep_info_buffer or ()),
         "successes": len(model.ep_success_buffer or ()),
     }
@@ -233,6 +247,7 @@ def test_what_the_ranks_share(seed: int | None) -> None:
     assert ranks[1]["on this rank"] == ([0], [*range(0, 97, 4)]), "rank 1 runs only the callback for every rank"
     for ours, theirs in zip(ranks[0]["weights"], ranks[1]["weights"], strict=True):
         np.testing.assert_array_equal(ours, theirs)
+    assert [rank["settings"] for rank in ranks] == [(0.01, 0.02)] * 2, "those that a callback of rank 0 has set"
     assert not np.allclose(ranks[0]["actions"], ranks[1]["actions"])
     assert [rank["episodes"] for rank in ranks] == [16, 16]
     assert [rank["successes"] for rank in ranks] == [16, 16]

@@ -132,16 +132,15 @@ def test_a_search_has_workers_instead_of_ranks() -> None:
         main(["--env", "Pendulum-v1", "--ranks", "2"])
 
 
-def test_auto_divides_environments_and_minibatch(monkeypatch: pytest.MonkeyPatch) -> None:
-    for cores, n_envs, batch_size, expected in [
-        (1, 16, 256, 1),
-        (6, 16, 256, 4),
-        (64, 16, 256, 16),
-        (8, 12, 64, 4),
-        (64, 64, 64, 16),
-    ]:
-        monkeypatch.setattr(ranks, "n_cores", lambda cores=cores: cores)
-        assert ranks.ranks_for(n_envs, batch_size, "cpu") == expected
+@pytest.mark.parametrize(
+    ("cores", "n_envs", "batch_size", "expected"),
+    [(1, 16, 256, 1), (6, 16, 256, 4), (64, 16, 256, 16), (8, 12, 64, 4), (64, 64, 64, 16), (64, 64, 24, 8)],
+)
+def test_auto_divides_environments_and_minibatch(
+    monkeypatch: pytest.MonkeyPatch, cores: int, n_envs: int, batch_size: int, expected: int
+) -> None:
+    monkeypatch.setattr(ranks, "n_cores", lambda: cores)
+    assert ranks.ranks_for(n_envs, batch_size, "cpu") == expected
 
 
 @pytest.mark.slow

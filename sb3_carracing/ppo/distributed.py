@@ -38,7 +38,7 @@ Samples = TypeVar("Samples", RolloutBufferSamples, DictRolloutBufferSamples)
 
 TIMEOUT_VARIABLE = "SB3_CARRACING_RANK_TIMEOUT"
 _PR_SET_PDEATHSIG = 1
-_GRACE = 60.0  # [s], by which a rank that hangs ends itself before the others give it up
+_GRACE = 60.0  # [s], by which at most a rank that hangs ends itself before the others give it up
 
 
 class LostRankError(RuntimeError):
@@ -111,7 +111,9 @@ def join() -> Group:
         has_own_gpu = th.cuda.is_available() and _number("LOCAL_WORLD_SIZE", 1) <= th.cuda.device_count()
         if th.cuda.is_available():
             th.cuda.set_device(own_device("cuda"))
-        dist.init_process_group("nccl" if has_own_gpu else "gloo", timeout=timedelta(seconds=timeout() + _GRACE))
+        dist.init_process_group(
+            "nccl" if has_own_gpu else "gloo", timeout=timedelta(seconds=timeout() + min(timeout(), _GRACE))
+        )
         atexit.register(_leave)
         if sys.platform == "linux":  # no rank outlives its launcher
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
@@ -292,12 +294,12 @@ _watch = _Watch()
 
 
 def alive() -> None:
-    """Note that this rank goes on. A rank that neither calls this nor waits for others for `timeout` seconds is ended."""
+    """Note that this rank trains. From now on it is ended if for `timeout` seconds it neither calls this nor waits for others."""
     _watch.last_step, _watch.waits = time.monotonic(), False
 
 
 def rest() -> None:
-    """Note that this rank has nothing to do for the others."""
+    """Note that this rank no longer trains."""
     _watch.waits = True
 
 
@@ -308,14 +310,15 @@ def _waiting() -> Iterator[None]:
     Raises:
         LostRankError: One of them does not answer.
     """
-    _watch.waits = True
+    waited, _watch.waits = _watch.waits, True
     try:
         yield
     except RuntimeError as error:
         # The launcher ends all ranks as soon as it sees the first that failed. It should see that one first.
         time.sleep(5.0)
         raise LostRankError(f"rank {current().rank} lost the connection to another rank, which ended or hangs") from error
-    alive()
+    if not waited:
+        alive()
 
 
 def _leave() -> None:

@@ -84,6 +84,10 @@ class RankCallbacks(CallbackList):
         self._successes: list[bool] = []
         self.stops = False
 
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        alive()
+
     def _on_step(self) -> bool:
         alive()
         self.model.num_timesteps += (self._group.size - 1) * self.training_env.num_envs

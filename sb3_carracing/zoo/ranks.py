@@ -208,7 +208,7 @@ def _failure(rank: int, exit_code: int, message: str | dict[str, Any]) -> Except
     name, _, sentence = str(text).partition(": ")
     if name == UserError.__name__:
         return UserError(sentence)
-    print(trace or f"rank {rank}: {text}", file=sys.stderr)
+    print(trace, file=sys.stderr)
     ending = f"was killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended with status {exit_code}"
     print(f"sb3_carracing: rank {rank} {ending}, which ended the training", file=sys.stderr)
     return SystemExit(1)

@@ -141,7 +141,6 @@ def joined(minibatches: tuple[Any, ...]) -> Any:
 @pytest.mark.parametrize(
     ("task", "size"),
     [
-        ("box", 1),
         ("box", 2),
         ("box", 4),
         ("discrete, no normalization, huber", 2),

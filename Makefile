@@ -15,7 +15,7 @@ TRACKS ?= 10
 .PHONY: help setup train test test-quick test-slow test-lowest test-latest lint docs lock clean
 
 help:
-	@echo "make train        train on CarRacing (a million frames, 14 to 33 minutes on one core), then evaluate, plot and film"
+	@echo "make train        train on CarRacing on all cores (a million frames, 14 to 33 minutes on one), then evaluate, plot and film"
 	@echo "make test         run the test suite (under 6 minutes on two free cores)"
 	@echo "make test-quick   run the quick tests only (about a minute)"
 	@echo "make test-slow    run the long tests (under 25 minutes)"
@@ -50,7 +50,7 @@ $(DOCS): $(RUN)
 
 train: $(RUN)
 	$(BIN)/python -m sb3_carracing train_and_report --tracks $(TRACKS) -- \
-		--env CarRacingFast-v3 --seed 1 --verbose 0 --eval-freq -1 --save-freq 50000 --tensorboard-log logs/tensorboard $(ARGS)
+		--env CarRacingFast-v3 --seed 1 --ranks auto --verbose 0 --eval-freq -1 --save-freq 50000 --tensorboard-log logs/tensorboard $(ARGS)
 
 # Two processes with one thread each suit a machine with two cores.
 PYTEST_OPTIONS := --numprocesses 2 --dist worksteal

@@ -1,8 +1,10 @@
 """Machine-dependent settings: usable cores, display, memory allocator."""
 
 import ctypes
+import math
 import os
 import sys
+from pathlib import Path
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
@@ -37,8 +39,41 @@ def memory_size() -> int | None:
 
 
 def n_cores() -> int:
-    """Return how many CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many CPU cores this process may use: those of its affinity, limited by the quota of its container."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.floor(min(cores, cpu_quota())))
+
+
+def cpu_quota(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+    """Return the processor time [cores] that Linux's control groups grant this process, infinity if there is no limit.
+
+    Args:
+        cgroups: where the control groups are.
+        own: the file that names this process's group, one line per version 1 controller, `0::<group>` for version 2.
+    """
+    quotas = [math.inf]
+    for line in own.read_text().splitlines() if own.is_file() else []:
+        _, controllers, group = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = cgroups / controllers
+        leaf = root / group.lstrip("/")
+        # The limit of an outer group holds as well. In a container, the group's path may not exist: then it is the root.
+        for folder in (leaf, *leaf.parents):
+            if folder.is_relative_to(root):
+                quotas.append(_quota_of(folder))
+    return min(quotas)
+
+
+def _quota_of(folder: Path) -> float:
+    try:
+        if (folder / "cpu.max").is_file():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+    except (OSError, ValueError):
+        return math.inf
+    return math.inf if quota in ("max", "-1") else int(quota) / int(period)
 
 
 def no_window() -> None:

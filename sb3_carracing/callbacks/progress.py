@@ -52,10 +52,11 @@ class ProgressCallback(RunCallback):
     def _on_training_start(self) -> None:
         super()._on_training_start()
         self._scores: deque[float] = deque(maxlen=100)
+        self._scores_of_rollout: list[float] = []
         # On the model, as `num_frames`, so that they are saved with it.
         self._running_score = getattr(self.model, "running_score", 0.0) if self._resumes else 0.0
         self._n_episodes = getattr(self.model, "num_episodes", 0) if self._resumes else 0
-        if self._write_csv:
+        if self._write_csv and self._group.rank == 0:
             self._close_csv()  # of a `learn` that Ctrl-C ended
             self._csv = _CsvOutput(log_file(self._folder, "progress.csv", self._resumes))
             self.logger.output_formats.append(self._csv)
@@ -65,7 +66,8 @@ class ProgressCallback(RunCallback):
         if self._line is not None:
             self._line.close()  # of a `learn` that Ctrl-C ended
         total = self.locals["total_timesteps"]
-        self._line = ProgressLine("", total, initial=self._first_steps, steady=False, disable=not self._live_line)
+        hidden = not self._live_line or self._group.rank > 0
+        self._line = ProgressLine("", total, initial=self._first_steps, steady=False, disable=hidden)
 
     def _on_rollout_start(self) -> None:
         done = self.model.num_timesteps - self._first_steps
@@ -87,15 +89,24 @@ class ProgressCallback(RunCallback):
         score, monitor = self._score_of_episode(env, info), self._monitor_of_episode(env, info)
         if score is None:
             return
-        self._scores.append(score)
-        self._running_score = 0.99 * self._running_score + 0.01 * score
-        self._n_episodes += 1
+        self._scores_of_rollout.append(score)
+        self._add_score(score)
         is_raw = counts_of(info) is not None
         name = "score" if is_raw else "return"
         self._score_text = f"{name} {score:.0f}, mean of {len(self._scores)}: {np.mean(self._scores):.1f}"
         self._last_return = float(monitor["r"]) if is_raw and monitor else None
 
+    def _add_score(self, score: float) -> None:
+        self._scores.append(score)
+        self._running_score = 0.99 * self._running_score + 0.01 * score
+        self._n_episodes += 1
+
     def _on_rollout_end(self) -> None:
+        super()._on_rollout_end()
+        for rank, scores in enumerate(self._group.gather(self._scores_of_rollout)):
+            for score in scores if rank != self._group.rank else ():
+                self._add_score(score)
+        self._scores_of_rollout = []
         self.model.running_score, self.model.num_episodes = self._running_score, self._n_episodes  # type: ignore[attr-defined]
         if self._scores:
             self.logger.record("rollout/score", float(np.mean(self._scores)))

@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor, is_vecenv_wrapp
 from sb3_carracing.envs.counts import counts_of
 from sb3_carracing.errors import UserError
 from sb3_carracing.files import next_free
+from sb3_carracing.ppo import distributed
 
 
 class RunCallback(BaseCallback):
@@ -24,12 +25,14 @@ class RunCallback(BaseCallback):
 
     A training that is resumed exactly (`sb3_carracing.resume`) gets back the attributes that `KEPT` names.
 
-    The count is kept as `model.num_frames`, so that it is saved with the model and a resumed run counts on.
+    The count is kept as `model.num_frames`, so that it is saved with the model and a resumed run counts on. If several ranks
+    train, each counts its own frames during a rollout and all of them at its end; only rank 0 writes.
 
     Args:
         run_dir: folder to write to; None for the logger's.
     """
 
+    every_rank = True
     KEPT: ClassVar[tuple[str, ...]] = ("_frames", "_frames_of_episode")
 
     def __init__(self, run_dir: str | Path | None = None) -> None:
@@ -45,10 +48,11 @@ class RunCallback(BaseCallback):
         return self.model.num_timesteps > 0
 
     def _on_training_start(self) -> None:
+        self._group = distributed.current()
         self._start_time = time.perf_counter()
         steps = self.model.num_timesteps
         self._frames_before = int(getattr(self.model, "num_frames", steps)) if steps else 0
-        self._frames = self._frames_before
+        self._frames = self._frames_of_all = self._frames_before
         self._has_monitor = _has_monitor(self.training_env)
         # None: the episode began in an earlier `learn`, so we do not know how many of its frames are counted already.
         self._frames_of_episode: list[int | None] = [0 if start else None for start in self._episode_starts()]
@@ -71,6 +75,11 @@ class RunCallback(BaseCallback):
             self._frames_of_episode[env] = 0 if done else now
         self.model.num_frames = self._frames  # type: ignore[attr-defined]
         return True
+
+    def _on_rollout_end(self) -> None:
+        self._frames_of_all += sum(self._group.gather(self._frames - self._frames_of_all))
+        self._frames = self._frames_of_all
+        self.model.num_frames = self._frames  # type: ignore[attr-defined]
 
     def _count(self, env: int, info: dict[str, Any], done: bool) -> int | None:
         """Count the frames of a step and return the frames of its episode so far, or None if unknown."""

@@ -59,6 +59,8 @@ class ValidationCallback(RunCallback):
     `make_env` it is the training environment's id, with those of its wrappers that gymnasium can repeat (subclasses of
     `RecordConstructorArgs`). A warning names the others.
 
+    If several ranks train, each drives a share of the tracks at the end of a rollout.
+
     Args:
         every_frames: frames between two validations; one more validation follows at the end of training.
         n_episodes: number of tracks.
@@ -106,10 +108,10 @@ class ValidationCallback(RunCallback):
         super()._on_training_start()
         check_actions(self.model, self._actions)
         self._factory, self._wrap_vec_env, self._statistics = self._environment()
-        if self._statistics is not None:
-            self._save_statistics(self._statistics)
+        self._write_current_statistics()
         check_pipeline(self.model, self._factory, self._wrap_vec_env, min(self._n_envs, len(self._seeds)))
-        self._open_files()
+        if self._group.rank == 0:
+            self._open_files()
         self._last_frames = self._frames
 
     def _open_files(self) -> None:
@@ -149,9 +151,18 @@ class ValidationCallback(RunCallback):
 
     def _on_step(self) -> bool:
         super()._on_step()
+        if self._group.size == 1:
+            self._validate_if_due()
+        return True
+
+    def _on_rollout_end(self) -> None:
+        super()._on_rollout_end()
+        if self._group.size > 1:
+            self._validate_if_due()  # only now do all ranks know the frames of the others
+
+    def _validate_if_due(self) -> None:
         if self._frames // self._every_frames > self._last_frames // self._every_frames:
             self._validate()
-        return True
 
     def _on_training_end(self) -> None:
         # Not after Ctrl-C, so that the prompt returns at once.
@@ -197,19 +208,31 @@ class ValidationCallback(RunCallback):
 
     def _validate(self) -> None:
         start = time.perf_counter()
-        if self._statistics is not None:
-            with tolerating_full_disk():
-                self._save_statistics(self._statistics)
-        results = evaluate(
-            self.model,
-            self._factory,
-            self._seeds,
-            actions=self._actions,
-            n_envs=self._n_envs,
-            wrap_vec_env=self._wrap_vec_env,
-            progress=ProgressLine("validation", len(self._seeds), leave=False),
-        )
+        self._write_current_statistics()
+        results = self._results_of_all_ranks()
         self._last_frames = self._frames
+        if self._group.rank == 0:
+            self._report(results, time.perf_counter() - start)
+
+    def _results_of_all_ranks(self) -> list[EpisodeResult]:
+        """Return the results of all tracks, of which each rank drives every `size`-th."""
+        seeds = self._seeds[self._group.rank :: self._group.size]
+        results: Sequence[EpisodeResult] = []
+        if seeds:
+            results = evaluate(
+                self.model,
+                self._factory,
+                seeds,
+                actions=self._actions,
+                n_envs=self._n_envs,
+                wrap_vec_env=self._wrap_vec_env,
+                progress=ProgressLine("validation", len(seeds), leave=False, disable=self._group.rank > 0),
+            )
+        of_ranks = [iter(of_rank) for of_rank in self._group.gather(results)]
+        return [next(of_ranks[number % self._group.size]) for number in range(len(self._seeds))]
+
+    def _report(self, results: Sequence[EpisodeResult], seconds: float) -> None:
+        """Write the results, and save the agent if it is the best so far."""
         summary = summarize(results)
         row = {
             "frames": self._frames,
@@ -220,7 +243,7 @@ class ValidationCallback(RunCallback):
             "median": summary.median,
             "min": summary.min,
             "laps_finished": summary.laps_finished,
-            "validation_seconds": round(time.perf_counter() - start, 1),
+            "validation_seconds": round(seconds, 1),
         }
         best = summary.mean > self._best_mean and self._save_best()
         self._best_mean = summary.mean if best else self._best_mean
@@ -253,6 +276,13 @@ class ValidationCallback(RunCallback):
         self._evaluations = Evaluations(*map(np.concatenate, zip(*before, row, strict=True)))
         with tolerating_full_disk():
             write_evaluations(self._episodes_file, self._evaluations)
+
+    def _write_current_statistics(self) -> None:
+        """Write the running means that the validation environments read; they are the same on all ranks."""
+        if self._statistics is not None and self._group.rank == 0:
+            with tolerating_full_disk():
+                self._save_statistics(self._statistics)
+        self._group.same(None)  # the others wait until they are written
 
     def _save_statistics(self, file: Path) -> None:
         normalize = self.model.get_vec_normalize_env()

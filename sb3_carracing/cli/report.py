@@ -10,12 +10,12 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from sb3_carracing.agents import Agent
 from sb3_carracing.checks import whole_number
 from sb3_carracing.cli.table import COMMANDS
+from sb3_carracing.curves import run_info, separate
 from sb3_carracing.envs.counts import counts_of
 from sb3_carracing.errors import preparation
 from sb3_carracing.evaluation import TEST_SEED, check_pipeline
 from sb3_carracing.files import check_output_file, next_free
 from sb3_carracing.pipelines import env_spec, is_car_racing, pipeline_env
-from sb3_carracing.curves import run_info, separate
 from sb3_carracing.report.contents import Evaluation, read_evaluations_of
 from sb3_carracing.report.page import SIZE_LIMIT, write_report
 from sb3_carracing.runs import Run, read_run

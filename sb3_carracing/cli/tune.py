@@ -42,8 +42,9 @@ def main(argv: list[str]) -> None:
 
 def _check(args: argparse.Namespace) -> None:
     """Raise a UserError for numbers out of range and for options that contradict each other."""
-    from sb3_carracing.zoo.train_options import or_default
+    from sb3_carracing.zoo.train_options import or_default, refuse_ranks
 
+    refuse_ranks(args.ranks is not None)
     whole_number("--heartbeat-interval", args.heartbeat_interval, 1)
     whole_number("--n-startup-trials", args.n_startup_trials, 0)
     if args.n_timesteps < 1 and args.n_timesteps != -1:
@@ -145,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
         default=HEARTBEAT_INTERVAL,
         help="seconds between two heartbeats of a trial in a database (default: %(default)s)",
     )
+    ours.add_argument("--ranks", help=argparse.SUPPRESS)  # refused with the reason
     ours.add_argument("--best", action="store_true", help="print the study's best trial as YAML and train it")
     ours.add_argument("--print-only", action="store_true", help="with --best: only print")
     ours.add_argument("train_arguments", nargs="*", help="with --best, after --: further arguments of train")

@@ -31,9 +31,10 @@ from stable_baselines3.common.type_aliases import (
     TensorDict,
 )
 from stable_baselines3.common.utils import explained_variance
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_carracing.errors import UserError
-from sb3_carracing.ppo import hyperparameters, losses
+from sb3_carracing.ppo import distributed, hyperparameters, losses, ranks
 from sb3_carracing.ppo.buffers import CompactRolloutBuffer
 from sb3_carracing.ppo.copying import copy_model
 from sb3_carracing.ppo.distributions import BetaDistribution
@@ -178,7 +179,7 @@ class BetaPPO(OnPolicyAlgorithm):
             tensorboard_log=tensorboard_log,
             policy_kwargs=policy_kwargs,
             verbose=verbose,
-            device=device,
+            device=distributed.own_device(device),
             seed=seed,
             _init_setup_model=False,
             supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
@@ -309,20 +310,38 @@ class BetaPPO(OnPolicyAlgorithm):
         """Warn, as stock PPO does, when a small network is trained on a GPU."""
         super()._maybe_recommend_cpu(mlp_class_name)
 
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """Collect as in SB3; a callback that stops the training on one rank stops it on all."""
+        completed = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        return completed and not (isinstance(callback, ranks.RankCallbacks) and callback.stops)
+
     @keeps_good_weights
     def train(self) -> None:
-        """Update actor and critic with the rollout: `n_epochs` passes over it in shuffled minibatches."""
+        """Update actor and critic with the rollout: `n_epochs` passes over it in shuffled minibatches.
+
+        Several ranks each take a share of every minibatch; with the mean gradient, they all do the same step.
+        """
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        clip_range, clip_range_vf = self._clip_ranges()
+        group = distributed.current()
+        clip_range, clip_range_vf = ranks.agree(group, self, self._clip_ranges())
 
+        gradients = distributed.Gradients(group, self.policy.parameters())
         # Metrics stay on the device until the end of the update, one tensor per minibatch.
         metrics: dict[str, list[th.Tensor]] = defaultdict(list)
         within_target_kl = True
         for epoch in range(self.n_epochs):
             metrics["approx_kl"].clear()  # as in SB3, the divergence of the last epoch is reported
-            for minibatch in self.rollout_buffer.get(self.batch_size):
+            minibatches = self.rollout_buffer.get(self.batch_size // group.size)
+            if self.normalize_advantage:
+                minibatches = distributed.with_normalized_advantages(minibatches, group)
+            for minibatch in minibatches:
                 loss = self._loss(minibatch, clip_range, clip_range_vf, metrics)
+                self.policy.optimizer.zero_grad()
+                loss.backward()
+                gradients.average(metrics)
 
                 if self.target_kl is not None and metrics["approx_kl"][-1] > 1.5 * self.target_kl:
                     within_target_kl = False
@@ -330,8 +349,6 @@ class BetaPPO(OnPolicyAlgorithm):
                         print(f"Early stopping at step {epoch} due to reaching max kl: {metrics['approx_kl'][-1]:.2f}")
                     break
 
-                self.policy.optimizer.zero_grad()
-                loss.backward()
                 grad_norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
                 metrics["grad_norm"].append(grad_norm.detach())
                 check_before_step(self, metrics)
@@ -341,6 +358,7 @@ class BetaPPO(OnPolicyAlgorithm):
             if not within_target_kl:
                 break
 
+        gradients.close()
         self._log_update(metrics, clip_range, clip_range_vf)
 
     def _loss(
@@ -358,9 +376,8 @@ class BetaPPO(OnPolicyAlgorithm):
         with outputs_of(self.policy.action_net if has_beta else None) as params:
             values, log_prob, entropy = self.policy.evaluate_actions(minibatch.observations, actions)
         log_ratio = log_prob - minibatch.old_log_prob
-        advantages = losses.normalized(minibatch.advantages) if self.normalize_advantage else minibatch.advantages
 
-        policy_loss = losses.clipped_surrogate_loss(log_ratio, advantages, clip_range)
+        policy_loss = losses.clipped_surrogate_loss(log_ratio, minibatch.advantages, clip_range)
         value_loss = losses.value_loss(
             values.flatten(), minibatch.returns, minibatch.old_values, clip_range_vf, self.value_loss
         )
@@ -393,6 +410,7 @@ class BetaPPO(OnPolicyAlgorithm):
         Raises:
             NonFiniteLossError: A loss, a gradient or a weight became NaN or infinite.
         """
+        group = distributed.current()
         params = metrics.pop("params", [])
         if params:
             assert isinstance(self.policy.action_dist, BetaDistribution)
@@ -405,9 +423,12 @@ class BetaPPO(OnPolicyAlgorithm):
         means["loss"] = float(on_host["loss"][-1])  # as SB3 logs it
         if params:
             assert isinstance(self.action_space, spaces.Box)
-            means["actions_at_bounds"] = share_at_bounds(self.rollout_buffer.actions, self.action_space)
+            means["actions_at_bounds"] = group.mean(share_at_bounds(self.rollout_buffer.actions, self.action_space))
+            means["concentration_mean"] = group.mean(means["concentration_mean"])
+            means["concentration_max"] = max(group.gather(means["concentration_max"]))
         # Environment by environment, in the order in which SB3 adds them up.
-        values, returns = (part.flatten("F") for part in (self.rollout_buffer.values, self.rollout_buffer.returns))
+        parts = (self.rollout_buffer.values, self.rollout_buffer.returns)
+        values, returns = (np.concatenate(group.gather(part.flatten("F"))) for part in parts)
         means["explained_variance"] = float(explained_variance(values, returns))
         for key, value in means.items():
             self.logger.record(f"train/{key}", value)
@@ -435,9 +456,13 @@ class BetaPPO(OnPolicyAlgorithm):
         hyperparameters.check_learn(self, total_timesteps, log_interval)
         if self.keep_memory and self.device.type == "cpu":
             keep_freed_memory()
+        group = distributed.join()
+        callback = with_finite_values(self, callback)
+        if group.size > 1:
+            callback, progress_bar = ranks.begin(group, self, total_timesteps, callback, progress_bar), False
         return super().learn(
             total_timesteps=total_timesteps,
-            callback=with_finite_values(self, callback),
+            callback=callback,
             log_interval=log_interval,
             tb_log_name=tb_log_name,
             reset_num_timesteps=reset_num_timesteps,

@@ -56,6 +56,8 @@ class FiniteValues(BaseCallback):
         normalize: The training's VecNormalize, which this callback has to know before the first reset, or None.
     """
 
+    every_rank = True
+
     def __init__(self, normalize: VecNormalize | None):
         super().__init__()
         self._normalize = normalize

@@ -14,6 +14,7 @@ from stable_baselines3.common.utils import FloatSchedule
 
 from sb3_carracing.checks import one_of
 from sb3_carracing.errors import UserError
+from sb3_carracing.ppo.distributed import n_ranks
 from sb3_carracing.ppo.losses import ValueLoss
 from sb3_carracing.ppo.policies import Autocast
 from sb3_carracing.system import memory_size
@@ -137,7 +138,8 @@ def warn_of_truncated_minibatch(model: Any) -> None:
     """Warn, in stock PPO's words, when the last minibatch of an epoch is smaller than the others."""
     if model.env is None or not (_is_whole(model.n_steps, 1) and _is_whole(model.batch_size, 1)):
         return
-    n_envs, buffer_size = model.env.num_envs, model.env.num_envs * model.n_steps
+    n_envs = model.env.num_envs * n_ranks()
+    buffer_size = n_envs * model.n_steps
     full_batches, rest = divmod(buffer_size, model.batch_size)
     if rest > 0:
         warnings.warn(

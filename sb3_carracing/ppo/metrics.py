@@ -8,6 +8,9 @@ import torch as th
 from gymnasium import spaces
 from torch import nn
 
+MINIBATCH_MEANS = ("policy_gradient_loss", "value_loss", "entropy_loss", "loss", "approx_kl", "clip_fraction")
+"""Metrics that are a mean over the minibatch."""
+
 
 @contextmanager
 def outputs_of(module: nn.Module | None) -> Iterator[list[th.Tensor]]:

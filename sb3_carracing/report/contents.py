@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import yaml
 
+from sb3_carracing.curves import unit_of
 from sb3_carracing.drives import COLUMNS, Drive, Drives, action_names, read_drives
 from sb3_carracing.files import hyperparams_file
-from sb3_carracing.curves import unit_of
 from sb3_carracing.report.curves import points, read_curves, warning_signs
 from sb3_carracing.run_safety import read_yaml
 from sb3_carracing.runs import Run

@@ -1,6 +1,7 @@
 """rl-zoo3's own scripts with `beta_ppo` registered and as the default of `--algo`."""
 
 import argparse
+import functools
 import importlib
 import os
 import shutil
@@ -13,14 +14,16 @@ from unittest.mock import patch
 
 from sb3_carracing.errors import UserError
 from sb3_carracing.pipelines import FAST_ID
+from sb3_carracing.ppo import distributed
 from sb3_carracing.runs import TRAINED_AGENTS
 from sb3_carracing.zoo.manager import CarRacingExperimentManager
 from sb3_carracing.zoo.played_agents import AskedAgent, options_for, run_number, with_own_statistics
+from sb3_carracing.zoo.ranks import LaunchingManager, RankManager, launch, silent_unless_first, without_ranks
 from sb3_carracing.zoo.register import ALGO_NAME
 from sb3_carracing.zoo.safe_files import known_wrappers, whole_files
 from sb3_carracing.zoo.score_report import ScoreReport
 from sb3_carracing.zoo.scripts import arguments_of, asks_for_help, hub_errors, run_module, script_of_rl_zoo3, without_trust
-from sb3_carracing.zoo.train_options import check_seed, check_train_options, with_readable_agent, without_frames
+from sb3_carracing.zoo.train_options import check_seed, check_train_options, refuse_ranks, with_readable_agent, without_frames
 from sb3_carracing.zoo.tune import OptimizingManager
 
 
@@ -28,7 +31,7 @@ def train(argv: list[str]) -> Path | None:
     """Train an agent with rl-zoo3's arguments.
 
     Args:
-        argv: arguments of rl-zoo3's train.
+        argv: arguments of rl-zoo3's train, and `--ranks N|auto`, see `zoo.ranks`.
 
     Returns:
         The run's folder. None after `-optimize`, and if a signal stopped the training, which saves the agent.
@@ -38,18 +41,24 @@ def train(argv: list[str]) -> Path | None:
     """
     managers: list[CarRacingExperimentManager] = []
     given = argv
+    argv, ranks = without_ranks(argv)
     argv, trust = without_trust(argv)
     argv, frames = without_frames(argv)
     if asks_for_help(argv):
-        print("Besides rl-zoo3's options: --frames N (length in frames, such as 1e6, instead of -n in steps), --trust\n")
-    with script_of_rl_zoo3(trust) as work_begins, whole_files():
+        print(
+            "Besides rl-zoo3's options: --frames N (length in frames, such as 1e6, instead of -n in steps), --ranks N|auto, --trust\n"
+        )
+    with script_of_rl_zoo3(trust) as work_begins, whole_files(), silent_unless_first():
         check_seed(argv)
         script = importlib.import_module("rl_zoo3.train")
 
         def create(args: argparse.Namespace, *further: object, **kwargs: object) -> CarRacingExperimentManager:
             check_train_options(args)
-            manager_class = OptimizingManager if args.optimize_hyperparameters else CarRacingExperimentManager
+            manager_class = _manager_class(args.optimize_hyperparameters, ranks)
             managers.append(manager_class(args, *further, **kwargs))
+            if isinstance(managers[-1], LaunchingManager):
+                managers[-1].ranks = ranks
+                managers[-1].launch = functools.partial(launch, train, given)
             managers[-1].work_begins = work_begins
             managers[-1].trust = trust
             managers[-1].argv = given
@@ -69,6 +78,15 @@ def train(argv: list[str]) -> Path | None:
     if manager.saved_as is not None and manager.saved_as.parent != run:
         sys.exit(1)
     return run
+
+
+def _manager_class(optimizes: bool, ranks: int | None) -> type[CarRacingExperimentManager]:
+    if optimizes:
+        refuse_ranks(ranks != 1)
+        return OptimizingManager
+    if distributed.n_ranks() > 1:
+        return RankManager
+    return CarRacingExperimentManager if ranks == 1 else LaunchingManager
 
 
 def enjoy(argv: list[str]) -> None:

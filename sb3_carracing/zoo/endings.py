@@ -45,10 +45,14 @@ class Keeper(BaseCallback):
 
     Args:
         begin: called at the start of every rollout, right before the first step of it.
+        keeps: whether this process keeps the state. Of several ranks, the first one does.
     """
 
-    def __init__(self, begin: Callable[[], None]) -> None:
+    every_rank = True
+
+    def __init__(self, begin: Callable[[], None], keeps: bool = True) -> None:
         super().__init__()
+        self._keeps = keeps
         self.kept: Kept | None = None
         self._begin = begin
         self._not_before = 0.0
@@ -75,6 +79,8 @@ class Keeper(BaseCallback):
         postpone(False)
 
     def _keep(self) -> None:
+        if not self._keeps:
+            return
         # A callback may end the training in the middle of a rollout.
         agent = agent_bytes(self.model) if is_collecting(self.model) else state_bytes(self.model)
         self.kept = Kept(agent, statistics_bytes(self.model), self.model.num_timesteps)

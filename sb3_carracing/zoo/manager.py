@@ -30,6 +30,7 @@ from sb3_carracing.envs.replayable import Replayable
 from sb3_carracing.errors import UserError
 from sb3_carracing.files import hyperparams_file, replacing, tolerating_full_disk, write_atomically
 from sb3_carracing.pipelines import Pipeline, frames_per_step, wrapper_calls
+from sb3_carracing.ppo import distributed
 from sb3_carracing.ppo.beta_ppo import BetaPPO
 from sb3_carracing.ppo.finite import NonFiniteError
 from sb3_carracing.resume import Training, read_training, restore
@@ -145,7 +146,7 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         try:
             if not issubclass(self.vec_env_class, DummyVecEnv):
                 self._make_one_here()
-            may_be_resumed = issubclass(ALGOS[self.algo], BetaPPO) and not eval_env and not no_log
+            may_be_resumed = issubclass(ALGOS[self.algo], BetaPPO) and not (eval_env or no_log or distributed.n_ranks() > 1)
             wrapper = _recorded(self.env_wrapper) if may_be_resumed else self.env_wrapper
             with patch.object(self, "env_wrapper", wrapper), patch.object(monitor, "ResultsWriter", PatientResultsWriter):
                 env: VecEnv = super().create_envs(n_envs, eval_env, no_log)
@@ -267,7 +268,12 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         """
         run, parameters = Path(self.save_path), Path(self.params_path)
         files = RunFiles(run, run / f"{self.env_name}.zip", parameters / "vecnormalize.pkl", Path(self.log_folder), self.argv)
-        learner = _Learner(model, self._go_on if self.continue_training else None, Keeper(self._begin), files)
+        learner = _Learner(
+            model,
+            self._go_on if self.continue_training else None,
+            Keeper(self._begin, keeps=distributed.current().rank == 0),
+            files,
+        )
         try:
             super().learn(learner)
         except BaseException as error:
@@ -348,10 +354,10 @@ class _Learner:
         try:
             learn(total_timesteps, callback=[self._keeper, *callback], **kwargs)
             check_signals()
-            assert self._keeper.kept is not None
-            with undisturbed():
-                print(f"Saving to {self._files.run}")
-                self.saved_as = self._files.save(self._keeper.kept)
+            if self._keeper.kept is not None:
+                with undisturbed():
+                    print(f"Saving to {self._files.run}")
+                    self.saved_as = self._files.save(self._keeper.kept)
         except BaseException as error:
             self.interrupted = isinstance(error, KeyboardInterrupt)
             with undisturbed():

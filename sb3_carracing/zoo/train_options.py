@@ -7,6 +7,7 @@ from typing import Any
 from sb3_carracing.checks import whole_number
 from sb3_carracing.errors import UserError
 from sb3_carracing.files import listing
+from sb3_carracing.ppo.distributed import n_ranks
 from sb3_carracing.runs import agents_of, readable_agent
 
 # Options of a search, with rl-zoo3's defaults.
@@ -107,6 +108,15 @@ def without_frames(argv: list[str]) -> tuple[list[str], int | None]:
     only_frames = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     only_frames.add_argument("--frames")
     return only_frames.parse_known_args(argv)[1], frames
+
+
+def refuse_ranks(given: bool) -> None:
+    """Raise a UserError if a search is to run on several ranks."""
+    if given or n_ranks() > 1:
+        raise UserError(
+            "a search runs each trial in one process, since trials need nothing from each other: start one worker per core "
+            "with the same --storage instead of ranks"
+        )
 
 
 def or_default(name: str, value: int, smallest: int) -> None:

@@ -1,0 +1,211 @@
+"""`train` on several ranks: the launcher behind `--ranks`, and rl-zoo3's manager as each rank uses it."""
+
+import argparse
+import contextlib
+import functools
+import io
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import rl_zoo3.exp_manager
+from rl_zoo3.utils import ALGOS
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecEnv
+from torch.cuda import device_count
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from sb3_carracing.checks import whole_number
+from sb3_carracing.errors import UserError
+from sb3_carracing.ppo import distributed
+from sb3_carracing.ppo.beta_ppo import BetaPPO
+from sb3_carracing.signals import ending_the_command
+from sb3_carracing.system import n_cores
+from sb3_carracing.zoo.manager import CarRacingExperimentManager
+
+MOST_RANKS = 16
+"""The most ranks that `auto` starts. Beyond, minibatches of the presets' size leave each rank too little to do."""
+
+
+def without_ranks(argv: list[str]) -> tuple[list[str], int | None]:
+    """Return the arguments without our `--ranks`, and its value: 1 by default, None for `auto`.
+
+    Raises:
+        UserError: the value is neither `auto` nor a whole number of at least 1, or it is not torchrun's number of ranks.
+    """
+    parser = argparse.ArgumentParser(prog="python -m sb3_carracing train", add_help=False, allow_abbrev=False)
+    parser.add_argument("--ranks", default="1")
+    given, rest = parser.parse_known_args(argv)
+    started = distributed.n_ranks()
+    if given.ranks != "auto" and not given.ranks.isdecimal():
+        raise UserError(f"--ranks must be auto or a whole number of at least 1, got {given.ranks!r}")
+    asked = None if given.ranks == "auto" else whole_number("--ranks", int(given.ranks), 1)
+    if started > 1 and asked not in (None, 1, started):
+        raise UserError(f"--ranks is {asked}, and torchrun has started {started} ranks: leave out --ranks")
+    return rest, asked
+
+
+@contextmanager
+def silent_unless_first() -> Iterator[None]:
+    """Keep every rank but the first from printing and warning."""
+    if distributed.n_ranks() == 1 or int(os.environ.get("RANK", "0")) == 0:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+class LaunchingManager(CarRacingExperimentManager):
+    """Checks the hyperparameters, then starts `ranks` processes that train, and waits for them.
+
+    With one rank it trains by itself.
+    """
+
+    ranks: int | None = None
+    """The number of ranks, None for `auto`."""
+    launch: Callable[[int], str | None]
+    """Trains on so many ranks and returns the run's folder, see `launch`."""
+
+    def setup_experiment(self) -> tuple[BaseAlgorithm | None, dict[str, Any]] | None:  # type: ignore[override]
+        """Make environments and model for one rank, or else train on several and return no model."""
+        with contextlib.redirect_stdout(io.StringIO()):  # the ranks print it
+            hyperparams, _ = self.read_hyperparameters()
+        n_envs, batch_size = int(hyperparams.get("n_envs", 1)), int(hyperparams.get("batch_size", 64))
+        if self.ranks is None:
+            self.ranks = ranks_for(n_envs, batch_size, self.device) if issubclass(ALGOS[self.algo], BetaPPO) else 1
+        check_algo(self.algo, self.ranks)
+        if self.ranks == 1:
+            return super().setup_experiment()
+        distributed.check_shares("n_envs", n_envs, self.ranks)
+        distributed.check_shares("batch_size", batch_size, self.ranks)
+        distributed.timeout()
+        print(f"Training on {self.ranks} ranks", flush=True)
+        self.work_begins()
+        run = self.launch(self.ranks)
+        self.interrupted = run is None
+        self.save_path = run or self.save_path
+        return None, {}
+
+
+class RankManager(CarRacingExperimentManager):
+    """The manager of one of several ranks: it makes this rank's share of the environments, and only rank 0 writes."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        check_algo(self.algo, distributed.n_ranks())
+        self._group = distributed.join()
+        self.seed = self.args.seed = self._group.same(self.seed)
+        if self._group.rank > 0:
+            self.verbose, self.show_progress, self.tensorboard_log = 0, False, None
+            self.save_freq = self.eval_freq = 0
+
+    def create_log_folder(self) -> None:
+        """Let rank 0 make the run's folder, and use it on all ranks."""
+        if self._group.rank == 0:
+            super().create_log_folder()
+        self.save_path, self.params_path = self._group.same((self.save_path, self.params_path))
+
+    def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
+        """Create this rank's share of the training environments, or all of an evaluation's."""
+        if eval_env:
+            return super().create_envs(n_envs, eval_env, no_log)
+        share = distributed.share(n_envs)
+        make_share = functools.partial(make_vec_env, start_index=share.start)  # of the monitor files
+        with patch.object(rl_zoo3.exp_manager, "make_vec_env", make_share):
+            return super().create_envs(len(share), eval_env, no_log)
+
+    def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
+        if self._group.rank == 0:
+            super()._save_config(saved_hyperparams)
+
+
+def check_algo(algo: str, ranks: int) -> None:
+    """Raise a UserError unless the algorithm can train on that many ranks."""
+    if ranks > 1 and not issubclass(ALGOS[algo], BetaPPO):
+        raise UserError(f"{algo} trains in one process: --ranks {ranks} and torchrun are for beta_ppo")
+
+
+def ranks_for(n_envs: int, batch_size: int, device: str) -> int:
+    """Return the number of ranks that `auto` means: one per GPU if there are any, else one per usable core.
+
+    It divides the environments and the minibatch equally, and is at most `MOST_RANKS`.
+    """
+    n_devices = device_count() if device != "cpu" else 0
+    most = min(n_devices or n_cores(), MOST_RANKS)
+    return max(size for size in range(1, most + 1) if n_envs % size == 0 and batch_size % size == 0)
+
+
+def launch(train: Callable[[list[str]], Path | None], argv: Sequence[str], ranks: int) -> str | None:
+    """Train on several processes of this machine, started by torch's elastic launcher.
+
+    Args:
+        train: the command, which each rank calls.
+        argv: its arguments.
+        ranks: the number of processes.
+
+    Returns:
+        The run's folder, None if Ctrl-C ended the training.
+
+    Raises:
+        UserError: a rank raised it.
+        SystemExit: a rank failed, with status 1; its traceback is on stderr. Or a signal ended the launcher, with status
+            128 + its number.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, n_cores() // ranks)))
+    if sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the host's name need not have an address
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith(("torch.distributed.elastic", "torch.multiprocessing")):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # the launcher's own view of a failure
+    config = LaunchConfig(
+        *(1, 1, ranks),
+        run_id=f"sb3_carracing_{os.getpid()}",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=0,
+    )
+    try:
+        answers: dict[int, str | None] = elastic_launch(config, _work)(train, [*argv], sys.orig_argv)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        raise _failure(rank, failure.exitcode, failure.message) from None
+    except SignalException as error:
+        if error.sigval == signal.SIGINT:
+            return None
+        raise SystemExit(128 + error.sigval) from None
+    return answers[0]
+
+
+def _work(train: Callable[[list[str]], Path | None], argv: list[str], command: list[str]) -> str | None:
+    """Train as one rank, and return the run's folder."""
+    os.setpgrp()  # Ctrl-C reaches the launcher, which passes it on once
+    sys.orig_argv[:] = command  # what is written into the run's folder
+    with ending_the_command():
+        run = train(argv)
+    return str(run) if run is not None else None
+
+
+def _failure(rank: int, exit_code: int, message: str | dict[str, Any]) -> Exception | SystemExit:
+    """Return the exception for a rank that failed, after its traceback is printed."""
+    text, trace = message if isinstance(message, str) else message["message"], ""
+    if isinstance(message, dict):
+        trace = message.get("extraInfo", {}).get("py_callstack", "")
+    name, _, sentence = str(text).partition(": ")
+    if name == UserError.__name__:
+        return UserError(sentence)
+    print(trace, file=sys.stderr)
+    ending = f"was killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended with status {exit_code}"
+    print(f"sb3_carracing: rank {rank} {ending}, which ended the training", file=sys.stderr)
+    return SystemExit(1)

@@ -45,9 +45,8 @@ def train(argv: list[str]) -> Path | None:
     argv, trust = without_trust(argv)
     argv, frames = without_frames(argv)
     if asks_for_help(argv):
-        print(
-            "Besides rl-zoo3's options: --frames N (length in frames, such as 1e6, instead of -n in steps), --ranks N|auto, --trust\n"
-        )
+        print("Besides rl-zoo3's options: --frames N (length in frames, such as 1e6, instead of -n in steps),")
+        print("--ranks N|auto (processes that train together), --trust\n")
     with script_of_rl_zoo3(trust) as work_begins, whole_files(), silent_unless_first():
         check_seed(argv)
         script = importlib.import_module("rl_zoo3.train")

@@ -1,5 +1,6 @@
 """One line of progress that fits the terminal, or one line per half minute where there is none."""
 
+import math
 import sys
 import threading
 import time
@@ -93,7 +94,7 @@ class ProgressLine(tqdm):  # type: ignore[type-arg]
         tail = f"{self.format_interval(left) if left is not None else '--:--'} left"
         # A line as long as the terminal is wide would move the cursor to the next one.
         width = (self.format_dict["ncols"] or 80) - 1 if self._in_terminal else None
-        return fit(f"{self.name} {share:.0%}".strip(), self.parts, tail, width)
+        return fit(f"{self.name} {math.floor(100 * share)}%".strip(), self.parts, tail, width)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> Any:
         """Draw the line anew; without a terminal, write it as a line of its own."""

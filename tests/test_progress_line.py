@@ -25,7 +25,7 @@ def test_a_line_has_the_parts_that_fit_and_the_time_left(columns: int, n_parts: 
         line.close()
     states = terminal.states()
     assert all(len(state) < columns and state.endswith(" left") for state in states)
-    assert " | ".join(["50%", *PARTS[:n_parts], "12:34 left"]) in states[-1]
+    assert " | ".join(["49%", *PARTS[:n_parts], "12:34 left"]) in states[-1]
 
 
 def test_without_a_terminal_each_state_is_a_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

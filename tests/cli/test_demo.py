@@ -19,13 +19,13 @@ def test_without_a_display_it_is_a_film(tmp_path: Path, capsys: pytest.CaptureFi
     *_, track, film = capsys.readouterr().out.splitlines()
     assert track.startswith("track 5: score ")
     with Image.open(film.removeprefix("film: ")) as image:
-        assert image.n_frames > 100  # type: ignore[attr-defined]
+        assert image.n_frames > 100
 
 
 def test_closing_the_window_ends_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     frames: list[int] = []
 
-    def drive(model: Any, make_env: Any, seeds: list[int], **_: Any) -> None:
+    def drive(model: Any, make_env: Any, seeds: list[int], **further: Any) -> None:
         env = make_env()
         env.reset(seed=seeds[0])
         for _ in range(3):

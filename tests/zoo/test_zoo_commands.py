@@ -283,6 +283,7 @@ def test_an_unreachable_hub_is_told_in_a_sentence(tmp_path: Path) -> None:
     [
         (["train", "-params", "n_envs:1", "learning_rate:abc"], "-params learning_rate:abc is not key:value"),
         (["enjoy", "--env", CAR, "--env-kwargs", "frame_skip"], "--env-kwargs frame_skip is not key:value"),
+        (["enjoy", "--env-kwargs", "off_road_frames:3"], "off_road_frames is for training: enjoy plays whole episodes"),
         (["tune", "--env-kwargs", "frame_skip:"], "--env-kwargs frame_skip: is not key:value"),
         (["all_plots"], "required: -a/--algos, -e/--env, -f/--exp-folders"),
         (["plot_from_file"], "required: -i/--input"),

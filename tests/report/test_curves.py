@@ -66,7 +66,7 @@ def test_a_sign_is_where_it_shows(panel: str, y: list[float], where: list[int]) 
 def test_a_curve_of_many_points_keeps_its_range() -> None:
     y = np.random.default_rng(0).normal(size=5000)
     y[1234] = 50.0
-    kept = points(Curve(np.arange(5000.0), y, "steps"))
+    kept = points(Curve(np.arange(5000.0), y), "steps")
     assert len(kept["x"]) == N_POINTS
     assert max(kept["high"]) == 50.0
     assert min(kept["low"]) == pytest.approx(y.min(), rel=1e-4)
@@ -74,5 +74,5 @@ def test_a_curve_of_many_points_keeps_its_range() -> None:
 
 
 def test_a_short_curve_keeps_every_point() -> None:
-    kept = points(curve([1.0, 4.0, 2.0]))
+    kept = points(curve([1.0, 4.0, 2.0]), "frames")
     assert kept["y"] == kept["low"] == kept["high"] == [1.0, 4.0, 2.0]

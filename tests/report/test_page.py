@@ -87,7 +87,7 @@ def test_it_opens_without_errors_network_or_sideways_scrolling(report: Path, bro
     assert EVIL in "".join(texts(browser, ".config td"))
     titles = texts(browser, "h2")
     assert titles == ["Warning signs", "Curves", "Evaluation", "Tracks", "Settings", "Machine and versions"]
-    assert {"approximate KL divergence", "validation, mean ± std"} <= set(texts(browser, "figure h3"))
+    assert {"KL divergence per update, approximate", "validation, mean ± std"} <= set(texts(browser, "figure h3"))
 
 
 def test_its_numbers_are_the_stored_ones(report: Path, browser: Any) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import warnings
 
 from docutils import nodes
 from latex2mathml.converter import convert
@@ -66,7 +67,8 @@ class CommandHelp(SphinxDirective):
         shown: list[nodes.Node] = [nodes.literal_block(text=usage(), language="text")]
         for command in COMMANDS.values():
             printed = io.StringIO()
-            with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+            quiet = warnings.catch_warnings(action="ignore")  # runpy warns of modules that are loaded already
+            with quiet, contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
                 command.load()(["--help"])
             section = nodes.section(ids=[nodes.make_id(f"command-{command.name}")])
             section += nodes.title(text=command.name)

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import warnings
 
 from docutils import nodes
 from latex2mathml.converter import convert
@@ -11,7 +12,7 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx.writers.html5 import HTML5Translator
 
 import sb3_carracing
-from sb3_carracing.cli.table import COMMANDS
+from sb3_carracing.cli.table import COMMANDS, usage
 
 project = "sb3-carracing"
 author = "The sb3-carracing authors"
@@ -59,20 +60,21 @@ if os.environ.get("DOCS_ONLINE"):
 
 
 class CommandHelp(SphinxDirective):
-    """Show what each command's `--help` prints, under a heading of its own."""
+    """Show what the command line's `--help` prints, and that of each command under a heading of its own."""
 
     def run(self) -> list[nodes.Node]:
-        """Return a section per command."""
-        sections: list[nodes.Node] = []
+        """Return the overview and a section per command."""
+        shown: list[nodes.Node] = [nodes.literal_block(text=usage(), language="text")]
         for command in COMMANDS.values():
             printed = io.StringIO()
-            with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+            quiet = warnings.catch_warnings(action="ignore")  # runpy warns of modules that are loaded already
+            with quiet, contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
                 command.load()(["--help"])
             section = nodes.section(ids=[nodes.make_id(f"command-{command.name}")])
             section += nodes.title(text=command.name)
             section += nodes.literal_block(text=printed.getvalue(), language="text")
-            sections.append(section)
-        return sections
+            shown.append(section)
+        return shown
 
 
 def _inline_mathml(translator: HTML5Translator, node: nodes.math) -> None:

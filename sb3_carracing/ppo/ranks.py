@@ -171,8 +171,8 @@ def _copy_state_of_rank_0(group: Group, model: OnPolicyAlgorithm) -> None:
     block = io.BytesIO()
     if group.rank == 0:
         th.save(model.get_parameters(), block)
-    content, counters = group.same((block.getvalue(), (model.num_timesteps, model._n_updates)))  # type: ignore[attr-defined]
-    model.num_timesteps, model._n_updates = counters  # type: ignore[attr-defined]
+    content, counters = group.same((block.getvalue(), (model.num_timesteps, model._n_updates)))
+    model.num_timesteps, model._n_updates = counters
     if group.rank > 0:
         model.set_parameters(th.load(io.BytesIO(content), map_location=model.device, weights_only=True), device=model.device)
 

@@ -71,6 +71,7 @@ class LaunchingManager(CarRacingExperimentManager):
     With one rank it trains by itself.
     """
 
+    save_path: str
     ranks: int | None = None
     """The number of ranks, None for `auto`."""
     launch: Callable[[int], str | None]
@@ -99,6 +100,10 @@ class LaunchingManager(CarRacingExperimentManager):
 
 class RankManager(CarRacingExperimentManager):
     """The manager of one of several ranks: it makes this rank's share of the environments, and only rank 0 writes."""
+
+    seed: int
+    save_path: str
+    params_path: str
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -208,7 +213,8 @@ def _failure(rank: int, exit_code: int, message: str | dict[str, Any]) -> Except
     name, _, sentence = str(text).partition(": ")
     if name == UserError.__name__:
         return UserError(sentence)
-    print(trace, file=sys.stderr)
+    if trace:
+        print(trace, file=sys.stderr)
     ending = f"was killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended with status {exit_code}"
     print(f"sb3_carracing: rank {rank} {ending}, which ended the training", file=sys.stderr)
     return SystemExit(1)

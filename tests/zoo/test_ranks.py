@@ -31,14 +31,8 @@ def start(folder: Path, *arguments: str, launcher: tuple[str, ...] = (), **envir
 
 def ranks_of(launcher: int) -> list[int]:
     """Return the process ids of a launcher's ranks, in their order."""
-    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
-    found = {}
-    for pid in map(int, children):
-        environment = dict(item.split("=", 1) for item in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in item)
-        line = Path(f"/proc/{pid}/cmdline").read_text()
-        if "spawn_main" in line or "RANK" in environment:
-            found[pid] = environment
-    return sorted(found)
+    children = map(int, Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split())
+    return sorted(pid for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text())
 
 
 def wait_for_an_update(process: "subprocess.Popen[str]") -> None:

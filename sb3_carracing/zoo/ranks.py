@@ -40,7 +40,8 @@ def without_ranks(argv: list[str]) -> tuple[list[str], int | None]:
     """Return the arguments without our `--ranks`, and its value: 1 by default, None for `auto`.
 
     Raises:
-        UserError: the value is neither `auto` nor a whole number of at least 1, or it is not torchrun's number of ranks.
+        UserError: the value is neither `auto` nor a whole number of at least 1, it is not torchrun's number of ranks, or
+            there is an option that is for one process.
     """
     parser = argparse.ArgumentParser(prog="python -m sb3_carracing train", add_help=False, allow_abbrev=False)
     parser.add_argument("--ranks", default="1")
@@ -51,6 +52,8 @@ def without_ranks(argv: list[str]) -> tuple[list[str], int | None]:
     asked = None if given.ranks == "auto" else whole_number("--ranks", int(given.ranks), 1)
     if started > 1 and asked not in (None, 1, started):
         raise UserError(f"--ranks is {asked}, and torchrun has started {started} ranks: leave out --ranks")
+    if "--track" in rest and (asked != 1 or started > 1):
+        raise UserError("--track starts a Weights & Biases run in every process: leave out --ranks, or use --tensorboard-log")
     return rest, asked
 
 
@@ -171,12 +174,6 @@ def launch(train: Callable[[list[str]], Path | None], argv: Sequence[str], ranks
         SystemExit: a rank failed, with status 1; its traceback is on stderr. Or a signal ended the launcher, with status
             128 + its number.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, n_cores() // ranks)))
-    if sys.platform == "linux":
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the host's name need not have an address
-    for name in list(logging.root.manager.loggerDict):
-        if name.startswith(("torch.distributed.elastic", "torch.multiprocessing")):
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # the launcher's own view of a failure
     config = LaunchConfig(
         *(1, 1, ranks),
         run_id=f"sb3_carracing_{os.getpid()}",
@@ -186,7 +183,8 @@ def launch(train: Callable[[list[str]], Path | None], argv: Sequence[str], ranks
         max_restarts=0,
     )
     try:
-        answers: dict[int, str | None] = elastic_launch(config, _work)(train, [*argv], sys.orig_argv)
+        with _surroundings(ranks):
+            answers: dict[int, str | None] = elastic_launch(config, _work)(train, [*argv], sys.orig_argv)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         raise _failure(rank, failure.exitcode, failure.message) from None
@@ -195,6 +193,24 @@ def launch(train: Callable[[list[str]], Path | None], argv: Sequence[str], ranks
             return None
         raise SystemExit(128 + error.sigval) from None
     return answers[0]
+
+
+@contextmanager
+def _surroundings(ranks: int) -> Iterator[None]:
+    """Set what the ranks inherit, and put back what torch's launcher changes in this process."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)}
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith(("torch.distributed.elastic", "torch.multiprocessing")):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # the launcher's own view of a failure
+    inherited = {"OMP_NUM_THREADS": str(max(1, n_cores() // ranks))}
+    if sys.platform == "linux":
+        inherited["GLOO_SOCKET_IFNAME"] = "lo"  # the host's name need not have an address
+    with patch.dict(os.environ, inherited | os.environ):
+        try:
+            yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
 
 def _work(train: Callable[[list[str]], Path | None], argv: list[str], command: list[str]) -> str | None:

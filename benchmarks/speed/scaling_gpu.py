@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch as th
 import torch.distributed as dist
+from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
@@ -60,8 +61,9 @@ def learner(args: argparse.Namespace, size: int, stock: bool, device: str) -> PP
 def graph(args: argparse.Namespace) -> Callable[[], None]:
     """Return one update as replays of a CUDA graph: no minibatch is picked, and the loss is a mean of squares."""
     device = th.device("cuda")
-    network = nn.Sequential(PlainBlogCNN(RandomImages().observation_space), nn.Linear(256, 100), nn.ReLU(), nn.Linear(100, 7))
-    network = network.to(device, memory_format=th.channels_last)
+    space = spaces.Box(0, 255, IMAGE, np.uint8)
+    network = nn.Sequential(PlainBlogCNN(space), nn.Linear(256, 100), nn.ReLU(), nn.Linear(100, 7)).to(device)
+    network.to(memory_format=th.channels_last)  # type: ignore[call-overload]
     optimizer = th.optim.Adam(network.parameters(), capturable=True)
     images = th.rand(args.batch_size, *IMAGE, device=device).to(memory_format=th.channels_last)
 

@@ -334,7 +334,7 @@ class BetaPPO(OnPolicyAlgorithm):
         within_target_kl = True
         for epoch in range(self.n_epochs):
             metrics["approx_kl"].clear()  # as in SB3, the divergence of the last epoch is reported
-            minibatches = self.rollout_buffer.get(self.batch_size // group.size)
+            minibatches: Iterable[RolloutBufferSamples] = self.rollout_buffer.get(self.batch_size // group.size)
             if self.normalize_advantage:
                 minibatches = distributed.with_normalized_advantages(minibatches, group)
             for minibatch in minibatches:

@@ -67,7 +67,8 @@ class Group:
     def start_sum_(self, tensor: th.Tensor) -> dist.Work:
         """Start to replace a tensor by its sum over all ranks, of which there are several."""
         with _waiting():
-            return dist.all_reduce(tensor, async_op=True)
+            work: dist.Work = dist.all_reduce(tensor, async_op=True)
+        return work
 
     def wait_for(self, work: dist.Work) -> None:
         """Wait until a sum is complete."""
@@ -111,9 +112,8 @@ def join() -> Group:
         has_own_gpu = th.cuda.is_available() and _number("LOCAL_WORLD_SIZE", 1) <= th.cuda.device_count()
         if th.cuda.is_available():
             th.cuda.set_device(own_device("cuda"))
-        dist.init_process_group(
-            "nccl" if has_own_gpu else "gloo", timeout=timedelta(seconds=timeout() + min(timeout(), _GRACE))
-        )
+        patience = timedelta(seconds=timeout() + min(timeout(), _GRACE))
+        dist.init_process_group("nccl" if has_own_gpu else "gloo", timeout=patience)
         atexit.register(_leave)
         if sys.platform == "linux":  # no rank outlives its launcher
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
@@ -202,7 +202,8 @@ class Gradients:
         self._n_first = bisect.bisect_left(ends, ends[-1] / 2) + 1
         self._first, self._rest = self._block.tensor_split([ends[self._n_first - 1]])
         self._numbers = self._block[ends[-1] :]
-        self._n_ready, self._sent = 0, None
+        self._n_ready = 0
+        self._sent: dist.Work | None = None
         if self.overlaps:
             self._hooks = [
                 parameter.register_post_accumulate_grad_hook(self._note_ready)
@@ -294,7 +295,7 @@ _watch = _Watch()
 
 
 def alive() -> None:
-    """Note that this rank trains. It ends if it then neither calls this nor waits for others for `timeout` seconds."""
+    """Note that this rank trains. From now on it has to call this, or wait for others, every `timeout` seconds."""
     _watch.last_step, _watch.waits = time.monotonic(), False
 
 

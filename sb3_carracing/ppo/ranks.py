@@ -25,8 +25,6 @@ _MUST_AGREE = (
     *("n_envs", "n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm"),
     *("target_kl", "normalize_advantage", "value_loss", "autocast"),
 )
-
-
 _MAY_CHANGE = ("n_epochs", "ent_coef", "vf_coef", "max_grad_norm", "target_kl")
 
 
@@ -41,6 +39,7 @@ def begin(
     callbacks = callback if isinstance(callback, list) else [callback] if callback is not None else []
     own = [item if isinstance(item, BaseCallback) else ConvertCallback(item) for item in callbacks]
     own += [ProgressBarCallback()] if progress_bar else []
+    own = [_ProgressBar() if type(item) is ProgressBarCallback else item for item in own]
     _check_agreement(group, {name: getattr(model, name, None) for name in _MUST_AGREE} | {"total_timesteps": total_timesteps})
     check_shares("batch_size", vars(model)["batch_size"], group.size)
     _copy_state_of_rank_0(group, model)
@@ -105,7 +104,8 @@ class RankCallbacks(CallbackList):
         reports = self._group.gather((self.stops, self._episodes, self._successes, weights))
         self._episodes, self._successes = [], []
         self.stops = any(stops for stops, *_ in reports)
-        if any(of_rank != weights for *_, of_rank in reports):
+        # Machines of different kinds may round differently.
+        if not all(np.allclose(of_rank, weights, rtol=1e-3, atol=1e-3, equal_nan=True) for *_, of_rank in reports):
             raise RuntimeError("the ranks' weights differ: something in the policy or in a callback differs between them")
         assert self.model.ep_info_buffer is not None
         assert self.model.ep_success_buffer is not None
@@ -118,6 +118,14 @@ class RankCallbacks(CallbackList):
     def _on_training_end(self) -> None:
         super()._on_training_end()
         rest()
+
+
+class _ProgressBar(ProgressBarCallback):
+    """SB3's progress bar, for the steps of all ranks."""
+
+    def _on_step(self) -> bool:
+        self.pbar.update(self.model.num_timesteps - self.model._num_timesteps_at_start - self.pbar.n)
+        return True
 
 
 class _RunningMeans:
@@ -171,8 +179,8 @@ def _copy_state_of_rank_0(group: Group, model: OnPolicyAlgorithm) -> None:
     block = io.BytesIO()
     if group.rank == 0:
         th.save(model.get_parameters(), block)
-    content, counters = group.same((block.getvalue(), (model.num_timesteps, model._n_updates)))  # type: ignore[attr-defined]
-    model.num_timesteps, model._n_updates = counters  # type: ignore[attr-defined]
+    content, counters = group.same((block.getvalue(), (model.num_timesteps, model._n_updates)))
+    model.num_timesteps, model._n_updates = counters
     if group.rank > 0:
         model.set_parameters(th.load(io.BytesIO(content), map_location=model.device, weights_only=True), device=model.device)
 

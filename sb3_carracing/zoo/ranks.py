@@ -41,7 +41,8 @@ def without_ranks(argv: list[str]) -> tuple[list[str], int | None]:
     """Return the arguments without our `--ranks`, and its value: 1 by default, None for `auto`.
 
     Raises:
-        UserError: the value is neither `auto` nor a whole number of at least 1, or it is not torchrun's number of ranks.
+        UserError: the value is neither `auto` nor a whole number of at least 1, it is not torchrun's number of ranks, or
+            there is an option that is for one process.
     """
     parser = argparse.ArgumentParser(prog="python -m sb3_carracing train", add_help=False, allow_abbrev=False)
     parser.add_argument("--ranks", default="1")
@@ -52,6 +53,8 @@ def without_ranks(argv: list[str]) -> tuple[list[str], int | None]:
     asked = None if given.ranks == "auto" else whole_number("--ranks", int(given.ranks), 1)
     if started > 1 and asked not in (None, 1, started):
         raise UserError(f"--ranks is {asked}, and torchrun has started {started} ranks: leave out --ranks")
+    if "--track" in rest and (asked != 1 or started > 1):
+        raise UserError("--track starts a Weights & Biases run in every process: leave out --ranks, or use --tensorboard-log")
     return rest, asked
 
 
@@ -72,6 +75,7 @@ class LaunchingManager(CarRacingExperimentManager):
     With one rank it trains by itself.
     """
 
+    save_path: str
     ranks: int | None = None
     """The number of ranks, None for `auto`."""
     launch: Callable[[int], str | None]
@@ -100,6 +104,10 @@ class LaunchingManager(CarRacingExperimentManager):
 
 class RankManager(CarRacingExperimentManager):
     """The manager of one of several ranks: it makes this rank's share of the environments, and only rank 0 writes."""
+
+    seed: int
+    save_path: str
+    params_path: str
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -162,12 +170,6 @@ def launch(train: Callable[[list[str]], Path | None], argv: Sequence[str], ranks
         SystemExit: a rank failed, with status 1; its traceback is on stderr. Or a signal ended the launcher, with status
             128 + its number.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, n_cores() // ranks)))
-    if sys.platform == "linux":
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the host's name need not have an address
-    for name in list(logging.root.manager.loggerDict):
-        if name.startswith(("torch.distributed.elastic", "torch.multiprocessing")):
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # the launcher's own view of a failure
     config = LaunchConfig(
         *(1, 1, ranks),
         run_id=f"sb3_carracing_{os.getpid()}",
@@ -177,7 +179,8 @@ def launch(train: Callable[[list[str]], Path | None], argv: Sequence[str], ranks
         max_restarts=0,
     )
     try:
-        answers: dict[int, str | None] = elastic_launch(config, _work)(train, [*argv], sys.orig_argv)
+        with _surroundings(ranks):
+            answers: dict[int, str | None] = elastic_launch(config, _work)(train, [*argv], sys.orig_argv)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         raise _failure(rank, failure.exitcode, failure.message) from None
@@ -186,6 +189,24 @@ def launch(train: Callable[[list[str]], Path | None], argv: Sequence[str], ranks
             return None
         raise SystemExit(128 + error.sigval) from None
     return answers[0]
+
+
+@contextmanager
+def _surroundings(ranks: int) -> Iterator[None]:
+    """Set what the ranks inherit, and put back what torch's launcher changes in this process."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)}
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith(("torch.distributed.elastic", "torch.multiprocessing")):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # the launcher's own view of a failure
+    inherited = {"OMP_NUM_THREADS": str(max(1, n_cores() // ranks))}
+    if sys.platform == "linux":
+        inherited["GLOO_SOCKET_IFNAME"] = "lo"  # the host's name need not have an address
+    with patch.dict(os.environ, inherited | os.environ):
+        try:
+            yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
 
 def _work(train: Callable[[list[str]], Path | None], argv: list[str], command: list[str]) -> str | None:
@@ -205,7 +226,8 @@ def _failure(rank: int, exit_code: int, message: str | dict[str, Any]) -> Except
     name, _, sentence = str(text).partition(": ")
     if name == UserError.__name__:
         return UserError(sentence)
-    print(trace, file=sys.stderr)
+    if trace:
+        print(trace, file=sys.stderr)
     ending = f"was killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended with status {exit_code}"
     print(f"sb3_carracing: rank {rank} {ending}, which ended the training", file=sys.stderr)
     return SystemExit(1)

@@ -128,7 +128,7 @@ def updated_alone(task: str, size: int) -> tuple[list[np.ndarray], dict[str, Any
 
 
 def joined(minibatches: tuple[Any, ...]) -> Any:
-    fields = []
+    fields: list[Any] = []
     for values in zip(*minibatches, strict=True):
         if isinstance(values[0], dict):
             fields.append({key: th.cat([value[key] for value in values]) for key in values[0]})
@@ -221,13 +221,13 @@ def trained(seed: int | None, last: int, batch_size: int = 16) -> dict[str, Any]
     callback, everywhere = Noting(last), Noting(10**6, every_rank=True)
     model.learn(96, [callback, everywhere])
     assert isinstance(normalize.obs_rms, RunningMeanStd)
-    envs = [monitor.unwrapped for monitor in env.envs]
+    envs: list[Any] = [monitor.unwrapped for monitor in env.envs]
     return {
         "rank": group.rank,
         "steps": model.num_timesteps,
         "on this rank": (callback.steps, everywhere.steps),
-        "seeds": [env.seeds[0] for env in envs],  # type: ignore[attr-defined]
-        "seen": np.concatenate([env.seen for env in envs]),  # type: ignore[attr-defined]
+        "seeds": [env.seeds[0] for env in envs],
+        "seen": np.concatenate([env.seen for env in envs]),
         "means": (normalize.obs_rms.mean, normalize.obs_rms.var, normalize.obs_rms.count),
         "actions": model.rollout_buffer.actions.ravel(),
         "weights": [parameter.detach().numpy() for parameter in model.policy.parameters()],
@@ -265,7 +265,8 @@ def merged_after(updates: int) -> tuple[Any, Any, float, np.ndarray]:
     group = distributed.current()
     normalize = VecNormalize(DummyVecEnv([Counting] * 2))
     means = _RunningMeans(group, normalize)
-    rng, seen = np.random.default_rng(group.rank), []
+    rng = np.random.default_rng(group.rank)
+    seen: list[np.ndarray] = []
     assert isinstance(normalize.obs_rms, RunningMeanStd)
     for _ in range(updates):
         for _ in range(3):

@@ -31,14 +31,8 @@ def start(folder: Path, *arguments: str, launcher: tuple[str, ...] = (), **envir
 
 def ranks_of(launcher: int) -> list[int]:
     """Return the process ids of a launcher's ranks, in their order."""
-    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
-    found = {}
-    for pid in map(int, children):
-        environment = dict(item.split("=", 1) for item in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in item)
-        line = Path(f"/proc/{pid}/cmdline").read_text()
-        if "spawn_main" in line or "RANK" in environment:
-            found[pid] = environment
-    return sorted(found)
+    children = map(int, Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split())
+    return sorted(pid for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text())
 
 
 def wait_for_an_update(process: "subprocess.Popen[str]") -> None:
@@ -93,10 +87,40 @@ def test_torchrun_does_the_same(tmp_path: Path) -> None:
     assert BetaPPO.load(tmp_path / "logs/beta_ppo/Pendulum-v1_1/Pendulum-v1.zip").num_timesteps == 512
 
 
+SCRIPT = """
+import hashlib
+from stable_baselines3.common.env_util import make_vec_env
+from sb3_carracing import BetaPPO
+from sb3_carracing.ppo.distributed import current, share
+
+env = make_vec_env("Pendulum-v1", n_envs=len(share(4)), seed=1)
+model = BetaPPO("MlpPolicy", env, n_steps=64, batch_size=64, n_epochs=2, verbose=1, seed=1).learn(512)
+model.save("agent")
+weights = b"".join(parameter.detach().numpy().tobytes() for parameter in model.policy.parameters())
+print("rank", current().rank, env.num_envs, model.num_timesteps, hashlib.sha1(weights).hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_a_script_of_sb3_trains_on_torchruns_ranks(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "script.py"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    printed = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True, timeout=500
+    ).stdout
+    words = sorted(line.split() for line in printed.splitlines() if line.startswith("rank "))
+    assert [word[:4] for word in words] == [["rank", str(rank), "2", "512"] for rank in (0, 1)]
+    assert words[0][4] == words[1][4], "the weights differ"
+    assert printed.count("total_timesteps") == 2, "one table per rollout, from rank 0"
+    assert BetaPPO.load(tmp_path / "agent.zip").num_timesteps == 512
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--ranks", "three"), "--ranks must be auto or a whole number of at least 1, got 'three'"),
+        (("--ranks", "2", "--track"), "--track starts a Weights & Biases run in every process"),
         (("--ranks", "0"), "--ranks must be a whole number of at least 1, got 0"),
     ],
 )

@@ -10,11 +10,33 @@ import pytest
 from PIL import Image
 from terminals import Terminal
 
+from sb3_carracing.agents import Agent
 from sb3_carracing.cli import demo, main
+from sb3_carracing.evaluation import RECORDING_SEED, EpisodeResult
 
 
+def test_without_a_display_it_films_an_unseen_track_and_prints_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def record(agent: Agent, folder: Path, seeds: list[int], **_: Any) -> list[EpisodeResult]:
+        assert agent.pipeline.env_id == "CarRacingFast-v3"
+        folder.mkdir()
+        (folder / f"track_{seeds[0]}_score_905.gif").touch()
+        return [EpisodeResult(seeds[0], 905.0, 700, 175, True)]
+
+    monkeypatch.setattr(demo, "record", record)
+    monkeypatch.chdir(tmp_path)
+    main(["demo"])
+    track, film = capsys.readouterr().out.splitlines()
+    seed = int(track.split()[1].removesuffix(":"))
+    assert RECORDING_SEED <= seed < RECORDING_SEED + 1000
+    assert film == f"film: demo/track_{seed}_score_905.gif"
+    assert (tmp_path / film.removeprefix("film: ")).is_file()
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("cheap_film")
-def test_without_a_display_it_is_a_film(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_film_is_a_gif(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["demo", "--seed", "5", "-o", str(tmp_path / "films")])
     *_, track, film = capsys.readouterr().out.splitlines()
     assert track.startswith("track 5: score ")

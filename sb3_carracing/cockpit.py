@@ -118,6 +118,41 @@ def peak_density(decision: Decision, action: int, low: float, high: float, n: in
     return np.asarray(np.exp(a * np.log(unit / mode) + b * np.log((1 - unit) / (1 - mode))))
 
 
+class TrackMap:
+    """A square map of a track with the line that a car drove.
+
+    Args:
+        road: `(n_tiles, 2)`, middle of the road.
+        places: `(n, 2)`, where the car was.
+        side: width and height [pixels].
+    """
+
+    def __init__(self, road: np.ndarray, places: np.ndarray, side: int) -> None:
+        self._side = side
+        everything = np.vstack([road, places])
+        self._middle = (everything.max(axis=0) + everything.min(axis=0)) / 2
+        self._zoom = (side - 12) / max(float(np.ptp(everything, axis=0).max()), 1.0)
+        self._line = self._on_map(places)
+        self._empty = Image.new("RGB", (side, side), (44, 60, 44))
+        closed = self._on_map(np.vstack([road, road[:2]]))
+        width = max(3, round(_ROAD_WIDTH * self._zoom))
+        ImageDraw.Draw(self._empty).line(closed, fill=(120, 126, 134), width=width, joint="curve")
+
+    def _on_map(self, places: np.ndarray) -> list[tuple[float, float]]:
+        moved = (places - self._middle) * self._zoom
+        return [(self._side / 2 + x, self._side / 2 - y) for x, y in moved]
+
+    def draw(self, index: int) -> Image.Image:
+        """Draw the line up to an index, and the car there."""
+        image = self._empty.copy()
+        draw = ImageDraw.Draw(image)
+        if index:
+            draw.line(self._line[: index + 1], fill=(255, 214, 74), width=2)
+        x, y = self._line[index]
+        draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=(230, 60, 60))
+        return image
+
+
 class Frames(Sequence[np.ndarray]):
     """The frames of a film of one or several takes side by side, each drawn when it is asked for.
 
@@ -153,23 +188,7 @@ class _Cockpit:
         self._take = take
         self._font = ImageFont.load_default(12)
         self._side = PANEL_HEIGHT - CAPTION_HEIGHT - 10
-        places = np.vstack([take.road, [[shot.of_car("x"), shot.of_car("y")] for shot in take.shots]])
-        self._middle = (places.max(axis=0) + places.min(axis=0)) / 2
-        self._zoom = (self._side - 12) / max(float(np.ptp(places, axis=0).max()), 1.0)
-        self._line = self._on_map(places[len(take.road) :])
-        self._map = self._road()
-
-    def _on_map(self, places: np.ndarray) -> list[tuple[float, float]]:
-        moved = (places - self._middle) * self._zoom
-        return [(self._side / 2 + x, self._side / 2 - y) for x, y in moved]
-
-    def _road(self) -> Image.Image:
-        image = Image.new("RGB", (self._side, self._side), (44, 60, 44))
-        road = self._on_map(self._take.road)
-        ImageDraw.Draw(image).line(
-            [*road, *road[:2]], fill=(120, 126, 134), width=max(3, round(_ROAD_WIDTH * self._zoom)), joint="curve"
-        )
-        return image
+        self._map = TrackMap(take.road, np.array([[shot.of_car("x"), shot.of_car("y")] for shot in take.shots]), self._side)
 
     def draw(self, index: int) -> Image.Image:
         """Draw the frame at an index, or the last one beyond it."""
@@ -186,7 +205,7 @@ class _Cockpit:
         caption = f"{self._take.name}   frame {shot.of_car('frame'):.0f}   score {shot.of_car('score'):.1f}{value}"
         draw.text((6, height + CAPTION_HEIGHT // 2), caption, fill=_INK, font=ImageFont.load_default(14), anchor="lm")
         top = height + CAPTION_HEIGHT
-        image.paste(self._map_at(index), (5, top + 5))
+        image.paste(self._map.draw(index), (5, top + 5))
         left = self._side + 15
         if shot.thought is not None and shot.thought.seen is not None:
             seen = Image.fromarray(shot.thought.seen).convert("RGB")
@@ -195,15 +214,6 @@ class _Cockpit:
         self._bars(draw, shot, left, top + 5, width - left - 8)
         if shot.thought is not None:
             self._densities(draw, shot.thought, left, top + 72, width - left - 8)
-        return image
-
-    def _map_at(self, index: int) -> Image.Image:
-        image = self._map.copy()
-        draw = ImageDraw.Draw(image)
-        if index:
-            draw.line(self._line[: index + 1], fill=(255, 214, 74), width=2)
-        x, y = self._line[index]
-        draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=(230, 60, 60))
         return image
 
     def _bars(self, draw: ImageDraw.ImageDraw, shot: Shot, left: int, top: int, width: int) -> None:

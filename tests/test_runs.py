@@ -96,7 +96,7 @@ def test_a_damaged_agent_gives_way_to_the_newest_readable_one(tmp_path: Path, ca
     write_zip(folder / "rl_model_2000_steps.zip", damaged=True)
     capsys.readouterr()
     for choice, file in (({}, "best_model.zip"), ({"last": True}, f"{ENV_ID}.zip"), ({"best": True}, "best_model.zip")):
-        assert run.agent_file(**choice).name == "rl_model_1000_steps.zip"  # type: ignore[arg-type]
+        assert run.agent_file(**choice).name == "rl_model_1000_steps.zip"
         said = capsys.readouterr().err
         assert said.count("\n") == 1
         assert f"{folder / file} wasn't a zip-file, or it is truncated" in said

@@ -179,7 +179,9 @@ def train(study: Study, config: Config, seed: int, folder: Path, use: Options) -
     (folder / "device").write_text(th.cuda.get_device_name() if use.device.startswith("cuda") else use.device)
     environment = {**os.environ, **_FASTER, "OMP_NUM_THREADS": str(use.threads), "PYTHONPATH": str(ROOT)}
     with (folder / "training.log").open("a") as log:
-        subprocess.run(command, check=True, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        ended = subprocess.run(command, check=False, cwd=ROOT, env=environment, stdout=log, stderr=log)
+    if ended.returncode < 128:  # above, a signal has ended it in an orderly way
+        ended.check_returncode()
     last = start_folders(config, folder)[-1]
     if not is_trained(last / f"{config.env_id}.zip", config.steps):
         raise UserError(f"{run_id(config, seed)} stopped before its {config.steps} steps; start again to go on")

@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 
+from tqdm import tqdm
+
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 ONE_STOP = 1.0
 """Signals within this time [s] count as one: a terminal and a job scheduler often send several."""
@@ -129,6 +131,6 @@ def undisturbed() -> Iterator[None]:
 
 
 def say(message: str) -> None:
-    """Print on stderr what a training that ends has to say, if there is still a terminal."""
+    """Print a line on stderr, above a progress bar, if there is still a terminal."""
     with suppress(OSError):
-        print(message, file=sys.stderr, flush=True)
+        tqdm.write(message, sys.stderr)

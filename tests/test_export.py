@@ -11,9 +11,11 @@ import gymnasium as gym
 import numpy as np
 import onnxruntime
 import pytest
+import torch as th
 from gymnasium import spaces
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from stand_ins import write_run
 from tasks import AnySpaces
@@ -144,6 +146,22 @@ def test_what_cannot_be_exported_is_told_in_a_sentence(tmp_path: Path, capsys: p
     assert ended.value.code == 2
     assert "only agents with SB3's actor-critic policies without memory can be exported" in capsys.readouterr().err
     assert not (tmp_path / "dqn.onnx").exists()
+
+
+class Undecided(FlattenExtractor):
+    """Takes another way for some observations, which no graph can hold."""
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        """Return features, `(n_batch, 3)`."""
+        return observations if observations.sum() > 0 else -observations
+
+
+@pytest.mark.slow
+def test_a_network_that_cannot_be_traced_is_told_in_a_sentence(tmp_path: Path) -> None:
+    model = trained(BetaPPO, VECTOR, BOX, policy_kwargs={"features_extractor_class": Undecided})
+    with pytest.raises(UserError, match=r"torch\.onnx cannot export this network with Undecided: "):
+        export(model, tmp_path / "agent.onnx")
+    assert not any(tmp_path.iterdir())
 
 
 def test_stacks_of_normalized_observations_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -180,7 +181,8 @@ def check_before_step(model: OnPolicyAlgorithm, metrics: dict[str, list[th.Tenso
 
     A GPU would have to wait for it. There, only `check_update` looks, and `keeps_good_weights` takes the steps back.
     """
-    if metrics["grad_norm"][-1].device.type == "cpu" and not metrics["grad_norm"][-1].isfinite():
+    grad_norm = metrics["grad_norm"][-1]
+    if grad_norm.device.type == "cpu" and not math.isfinite(grad_norm.item()):
         check_update(model, to_host({name: metrics[name] for name in _LOSSES if name in metrics}))
 
 

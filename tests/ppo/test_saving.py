@@ -118,7 +118,7 @@ def assert_same(ours: Any, theirs: Any) -> None:
 
 
 def assert_same_model(ours: BetaPPO, theirs: BetaPPO) -> None:
-    left_out = {"policy", "env", "device", "rollout_buffer", "_vec_normalize_env", "_logger", "_custom_logger"}
+    left_out = {"policy", "env", "device", "rollout_buffer", "_vec_normalize_env", "_logger", "_custom_logger", "_watch"}
     attributes, others = ({k: v for k, v in vars(m).items() if k not in left_out} for m in (ours, theirs))
     assert set(attributes) == set(others)
     for model in (attributes, others):

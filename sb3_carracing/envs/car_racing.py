@@ -169,9 +169,9 @@ class CarRacing(stock.CarRacing):
         frame = self._frame
         if self.rules.act_after_steps:
             self.rules.after_step(frame, self._drive)
-        info = frame.info
-        info["frames"], info["score"], info["episode_over"] = frame.number, self._score, frame.over
-        put_counts(info, Counts(self._score, frame.number, frame.over, info.get("lap_finished", False)))
+        info, over = frame.info, frame.over
+        info["frames"], info["score"], info["episode_over"] = frame.number, self._score, over
+        put_counts(info, Counts(self._score, frame.number, over, info.get("lap_finished", False)))
         return self._seen(), total, frame.terminated, frame.truncated, info
 
     def observation(self, *, grayscale: bool | None = None) -> Observation:
@@ -222,21 +222,19 @@ class CarRacing(stock.CarRacing):
 
     def _play(self, action: Any, n_frames: int, *, ruled: bool = True) -> float:
         """Play up to `n_frames` frames with one action and return the sum of their rewards; `_frame` is the last one."""
-        frame, rules, max_frames = self._frame, self.rules, self.asked.max_frames
-        ruled = ruled and rules.act_on_frames
+        frame, max_frames, play_frame = self._frame, self.asked.max_frames, super().step
+        rules = self.rules if ruled and self.rules.act_on_frames else None
         total = 0.0
         self._inside_frame = True
         try:
             for _ in range(n_frames):
                 self._drawn.clear()
-                _, reward, terminated, _, info = stock.CarRacing.step(self, action)
+                _, reward, frame.terminated, _, frame.info = play_frame(action)
                 self._score += reward
-                frame.record(reward, terminated, max_frames, info)
-                if ruled:
-                    rules.after_frame(frame)
-                    reward, terminated = frame.reward, frame.terminated
-                total += reward
-                if terminated or frame.truncated:
+                frame.number += 1
+                frame.truncated = frame.number >= max_frames
+                total += reward if rules is None else rules.after_frame(frame, reward)
+                if frame.terminated or frame.truncated:
                     break
         finally:
             self._inside_frame = False

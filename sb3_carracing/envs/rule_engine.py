@@ -54,13 +54,9 @@ class Frame:
         self.car, self.road, self.number, self.excused = car, road, 0, set()
         self.terminated = self.truncated = False
 
-    def record(self, reward: float, terminated: bool, max_frames: float, info: dict[str, Any]) -> None:
-        """Record what gymnasium returned for the next frame, and truncate at the limit."""
-        self.number += 1
-        self.reward = reward
-        self.terminated = self.over_in_gymnasium = terminated
-        self.truncated = self.number >= max_frames
-        self.info = info
+    def begin_rules(self, reward: float) -> None:
+        """Note what gymnasium decided, before the rules change it."""
+        self.reward, self.over_in_gymnasium = reward, self.terminated
         self._off_road = None
 
     @property
@@ -204,12 +200,22 @@ class TrainingRules:
         for rule in self.active:
             rule.begin(frame, self._random)
 
-    def after_frame(self, frame: Frame) -> None:
-        """Let the rules change the frame's reward and end the episode."""
+    def after_frame(self, frame: Frame, reward: float) -> float:
+        """Let the rules change the frame's reward and end the episode.
+
+        Args:
+            frame: The frame as gymnasium and the time limit have left it.
+            reward: Gymnasium's.
+
+        Returns:
+            The frame's reward under the rules.
+        """
+        frame.begin_rules(reward)
         for change in self._reward_changes:
             frame.reward += change(frame)
         for end in self._ends:
             end(frame)
+        return frame.reward
 
     def after_step(self, frame: Frame, drive: Drive) -> None:
         """Let the rules drive before the agent's next decision."""

@@ -9,6 +9,7 @@ rotations of a body stay views of the body. So they are fetched once, at reset, 
 
 from collections.abc import Callable, Iterable, Sequence
 from math import copysign, sqrt
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeAlias
 
 import Box2D
@@ -45,6 +46,12 @@ _create_fixture = Box2D.b2Body._b2Body__CreateFixture
 _STATIC = Box2D.b2BodyDef()
 
 
+class Hull(Box2D.b2Body):  # type: ignore[misc]
+    """A car's hull that fetches its position once: gymnasium reads it in every frame."""
+
+    position = property(attrgetter("_position"), Box2D.b2Body.position.fset)
+
+
 class FastCar(car_dynamics.Car):
     """A gymnasium `Car` with a faster `step`.
 
@@ -61,33 +68,34 @@ class FastCar(car_dynamics.Car):
             for wheel in self.wheels
             for rotation, velocity in [(wheel.transform.q, wheel.linearVelocity)]
         ]
-        states = [vars(wheel) for wheel in self.wheels]
-        self._states, self._front, self._rear = states, states[:2], states[2:]
+        self._states = [vars(wheel) for wheel in self.wheels]
+        self.hull._position = self.hull.position
+        self.hull.__class__ = Hull
 
     def destroy(self) -> None:
         """Remove the bodies from the world, as gymnasium does."""
-        self._parts, self._states, self._front, self._rear = [], [], [], []
+        self._parts, self._states = [], []
         super().destroy()  # type: ignore[no-untyped-call]
 
     def gas(self, gas: float) -> None:
         """Press the gas, clipped to [0, 1]. It rises by at most 0.1 per frame and drops at once."""
         # Plain floats are the same numbers as numpy's and several times as fast from here on.
         gas = 0.0 if gas < 0 else 1.0 if gas > 1 else float(gas)
-        for state in self._rear:
-            more = gas - state["gas"]
-            state["gas"] += 0.1 if more > 0.1 else more
+        _, _, left, right = self._states
+        more = gas - left["gas"]
+        left["gas"] += 0.1 if more > 0.1 else more
+        more = gas - right["gas"]
+        right["gas"] += 0.1 if more > 0.1 else more
 
     def brake(self, b: float) -> None:
         """Press the brake, in [0, 1]."""
-        b = float(b)
-        for state in self._states:
-            state["brake"] = b
+        one, two, three, four = self._states
+        one["brake"] = two["brake"] = three["brake"] = four["brake"] = float(b)
 
     def steer(self, s: float) -> None:
         """Turn the front wheels towards `s`, from -1 (right) to 1 (left)."""
-        s = float(s)
-        for state in self._front:
-            state["steer"] = s
+        left, right, _, _ = self._states
+        left["steer"] = right["steer"] = float(s)
 
     def step(self, dt: float) -> None:
         """Steer, turn and slow the wheels and push the car with their friction, for `dt` [s]."""
@@ -114,7 +122,8 @@ class FastCar(car_dynamics.Car):
                 self.fuel_spent += power
             brake = state["brake"]
             if brake > 0:
-                omega = _braked(omega, brake)
+                slower = BRAKE_FORCE * brake  # from 0.9 on the wheel locks
+                omega = 0.0 if brake >= 0.9 or slower >= abs(omega) else omega - copysign(slower, omega)
             state["phase"] += omega * dt
 
             along = (-(-sin * v_x + cos * v_y) + omega * radius) * SLIP_FORCE
@@ -135,7 +144,8 @@ class FastCar(car_dynamics.Car):
         """Begin or lengthen the trace that a skidding wheel leaves on the ground."""
         particle = wheel.skid_particle
         if particle and particle.grass == grass and len(particle.poly) < LONGEST_TRACE:
-            particle.poly.append((wheel.position[0], wheel.position[1]))
+            position = wheel.position.this
+            particle.poly.append((_x(position), _y(position)))
         elif wheel.skid_start is None:
             wheel.skid_start = wheel.position
         else:
@@ -143,16 +153,10 @@ class FastCar(car_dynamics.Car):
             wheel.skid_start = None
 
 
-def _braked(omega: float, brake: float) -> float:
-    """Return a wheel's rotation [rad/s] after one frame of braking. From 0.9 on the wheel locks."""
-    if brake >= 0.9:
-        return 0.0
-    slower = BRAKE_FORCE * brake
-    return 0.0 if slower >= abs(omega) else omega - copysign(slower, omega)
-
-
 class Tile:
     """A tile of the road, with everything that gymnasium puts on a Box2D body per tile."""
+
+    __slots__ = ("__weakref__", "_fixture", "color", "idx", "road_friction", "road_visited")
 
     def __init__(self, idx: int, color: NDArray[np.float64], fixture: Any) -> None:
         self.idx = idx
@@ -160,6 +164,11 @@ class Tile:
         self.road_visited = False
         self.road_friction = 1.0
         self._fixture = fixture
+
+    @property
+    def __dict__(self) -> dict[str, float]:  # type: ignore[override]
+        """What gymnasium's listener recognizes a tile by."""
+        return {"road_friction": self.road_friction}
 
     @property
     def fixtures(self) -> list[Any]:
@@ -284,16 +293,16 @@ class TileContacts(stock.FrictionDetector):
     def BeginContact(self, contact: Any) -> None:
         """Note that two fixtures touch. Box2D calls it."""
         tiles, wheels = self._tiles, self._wheels
-        fixture = _fixture_b(contact)
-        tile = tiles.get(_address(_fixture_a(contact)))
+        fixture, other = _fixture_a(contact), _fixture_b(contact)
+        tile = tiles.get(_address(fixture))
         if tile is None:
+            fixture, other = other, fixture
             tile = tiles.get(_address(fixture))
             if tile is None:
                 return
-            fixture = _fixture_a(contact)
-        address = _address(fixture)
+        address = _address(other)
         if address not in wheels:
-            owner = fixture.body.userData
+            owner = other.body.userData
             wheels[address] = Side(owner) if "tiles" in getattr(owner, "__dict__", {}) else None
         side = wheels[address]  # None for the hull; nothing but tiles has a wheel here
         if side is not None:

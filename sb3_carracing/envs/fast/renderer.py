@@ -187,11 +187,9 @@ class Renderer:
                 quarter = self._quarters[state] = _final_quarter(*state, self._car_colors)
             self._places[place][...] = quarter
         levels = self._levels
-        levels[...] = part
-        np.multiply(levels, self._visible, levels)
+        np.multiply(part, self._visible, levels)
         np.add(levels, self._added, levels)
-        np.rint(levels, levels)
-        part[...] = levels
+        np.rint(levels, part, casting="unsafe")
 
 
 class Lens(NamedTuple):

@@ -1,6 +1,7 @@
 """Weights and optimizer state as safetensors, and the checks that those of a stranger pass before a model takes them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -34,30 +35,33 @@ def tensors_as_bytes(tensors: Mapping[str, th.Tensor]) -> tuple[bytes, dict[str,
 
 def read_tensors(archive: Archive, entry: str, aliases: Any = None) -> Tensors:
     """Return the tensors of an archive's entry; `UserError` if it is damaged or an alias leads nowhere."""
-    try:
+    with _damage_named(archive, entry):
         tensors = safetensors.torch.load(archive.read(entry))
         for name, original in dict(aliases or {}).items():
             if name in tensors:
                 raise ValueError(f"{name} is there twice")
             tensors[name] = tensors[original]
-    except _UNREADABLE as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{archive.name}: {entry} cannot be read: {' '.join(str(error).split())}") from error
     return tensors
 
 
 def read_arrays(archive: Archive, entry: str) -> dict[str, np.ndarray]:
     """Return the arrays of an archive's entry, none if it has no such entry; `UserError` if it is damaged."""
-    if entry not in archive:
-        return {}
-    try:
-        arrays: dict[str, np.ndarray] = safetensors.numpy.load(archive.read(entry))
-    except _UNREADABLE as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{archive.name}: {entry} cannot be read: {' '.join(str(error).split())}") from error
+    arrays: dict[str, np.ndarray] = {}
+    if entry in archive:
+        with _damage_named(archive, entry):
+            arrays = safetensors.numpy.load(archive.read(entry))
     return arrays
+
+
+@contextmanager
+def _damage_named(archive: Archive, entry: str) -> Iterator[None]:
+    """Raise `UserError` in place of what reading a damaged entry raises."""
+    try:
+        yield
+    except UserError:
+        raise
+    except _UNREADABLE as error:
+        raise UserError(f"{archive.name}: {entry} cannot be read: {' '.join(str(error).split())}") from error
 
 
 def optimizer_as_data(state_dict: dict[str, Any], encode: Callable[[str, Any], Any]) -> tuple[Tensors, dict[str, Any]]:

@@ -95,9 +95,7 @@ def save_agent(
     document = {
         "format": FORMAT,
         "version": FORMAT_VERSION,
-        "libraries": {
-            library.__name__: library.__version__ for library in (sb3_carracing, stable_baselines3, gymnasium, th, np)
-        },
+        "libraries": {library.__name__: library.__version__ for library in _LIBRARIES},
         "algorithm": dotted_name(type(model)),
         "policy": {"class": dotted_name(model.policy_class), "options": options},
         **{

@@ -36,6 +36,9 @@ CHECKPOINTS = "sb3_carracing.callbacks.CheckpointCallback"
 VALIDATION = {"sb3_carracing.callbacks.ValidationCallback": {"every_frames": 32, "n_episodes": 1}}
 
 
+SAC = pytest.param("sac", marks=pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
@@ -145,7 +148,7 @@ def test_learn_sets_no_handlers(folder: Path) -> None:
     assert seen == [before]
 
 
-@pytest.mark.parametrize("algo", ["ppo", "sac"])
+@pytest.mark.parametrize("algo", ["ppo", SAC])
 def test_agents_of_sb3_end_the_same_way(algo: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         train({80: "SIGTERM"}, algo=algo, normalize=True)
@@ -222,7 +225,7 @@ def test_which_checkpoints_are_written(options: list[str], callbacks: list[Any],
     assert sorted(map(steps_in_name, run.glob("rl_model_*_steps.zip"))) == steps
 
 
-@pytest.mark.parametrize(("algo", "step", "saved"), [("beta_ppo", 80, 96), ("sac", 80, 80), ("beta_ppo", 150, 160)])
+@pytest.mark.parametrize(("algo", "step", "saved"), [("beta_ppo", 80, 96), ("beta_ppo", 150, 160)])
 def test_a_signal_waits_for_the_update_where_not_every_state_is_kept(
     algo: str, step: int, saved: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,6 +235,14 @@ def test_a_signal_waits_for_the_update_where_not_every_state_is_kept(
     assert ended.value.code == 128 + signal.SIGTERM
     assert f"Stopped by SIGTERM: the agent after {saved} steps" in capsys.readouterr().err
     assert load_agent(Path("logs", algo, f"{BREAKING}_1", f"{BREAKING}.zip"), algo).num_timesteps == saved
+
+
+@pytest.mark.slow
+def test_off_policy_algorithms_lose_nothing_at_a_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endings, "PAUSE", 1e9)
+    with pytest.raises(SystemExit):
+        train({80: "SIGTERM"}, algo="sac")
+    assert load_agent(Path("logs/sac", f"{BREAKING}_1", f"{BREAKING}.zip"), "sac").num_timesteps == 80
 
 
 def test_a_second_signal_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,7 +92,8 @@ def test_the_file_alone_acts_as_the_agent(name: str, tmp_path: Path) -> None:
     assert json.loads(metadata["outside"])[0].startswith("unknown")
 
 
-@pytest.mark.parametrize("keys", [None, pytest.param(["speed"], marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("keys", [None, ["speed"]])
 def test_running_means_are_inside(keys: list[str] | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """From the agent's .zip, which holds them."""
     space: Any = spaces.Dict({"speed": VECTOR, "raw": VECTOR}) if keys else VECTOR

@@ -80,7 +80,13 @@ class TestMistakesInTraining:
     def test_a_critic_that_has_not_had_time(self) -> None:
         assert learn(Guess, 64 * 19, vf_coef=0.0) == []
 
-    @pytest.mark.parametrize("env", [ConstantTarget, lambda: Guess(n_actions=4)], ids=["box", "discrete"])
+    @pytest.mark.parametrize(
+        "env",
+        [
+            pytest.param(ConstantTarget, id="box", marks=pytest.mark.slow),
+            pytest.param(lambda: Guess(n_actions=4), id="discrete"),
+        ],
+    )
     def test_a_bonus_for_certainty(self, env: Any) -> None:
         assert ENTROPY in learn(env, 64 * 20, ent_coef=-1.0, learning_rate=3e-2, n_epochs=8)
 

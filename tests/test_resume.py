@@ -422,11 +422,19 @@ def train(folder: Path, env_id: str, stop: int, start: int | None, *options: str
     (folder / "saves.py").write_text(SAVES)
     callbacks: list[Any] = ["sb3_carracing.callbacks.ProgressCallback", {"saves.Saves": {"stop": stop}}]
     if env_id != "Pendulum-v1":
-        callbacks.append({"sb3_carracing.callbacks.ValidationCallback": {"every_frames": 1500, "n_episodes": 1}})
+        callbacks.append({"sb3_carracing.callbacks.ValidationCallback": {"every_frames": 800, "n_episodes": 1}})
     resume = ["-i", f"logs/beta_ppo/{env_id}_{start}/snapshot.zip"] if start else []
     command = ["train", "--env", env_id, "-n", str(5 * ROLLOUT), "--eval-freq", "-1", "--seed", "5", *resume, *options]
     command = [sys.executable, "-m", "sb3_carracing", *command, "-params", *SMALL[env_id], f"callback:{callbacks}"]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
+
+
+def validations(run: Path) -> list[tuple[str, ...]]:
+    """Return frames, steps and mean of every validation; a run that is killed before the first has no file."""
+    if not (run / "evaluations.csv").is_file():
+        return []
+    with (run / "evaluations.csv").open() as stream:
+        return [(row["frames"], row["steps"], row["mean"]) for row in csv.DictReader(stream)]
 
 
 @pytest.mark.slow
@@ -444,6 +452,7 @@ def test_the_command_killed_three_times(tmp_path: Path, env_id: str, options: li
     assert rows(runs[4]) == rows(runs[0])[4:]
     if env_id != "Pendulum-v1":
         assert (runs[4] / "best_model.zip").is_file()
+        assert validations(runs[0]) == [row for run in runs[1:] for row in validations(run)]
         assert any("eval/best_mean_score" in row for row in rows(runs[4]))
 
 

@@ -175,9 +175,10 @@ def check_episode_state(file: str, state: Any, action_space: spaces.Space[Any]) 
     before, actions, seed, total = (state[name] for name in ("before", "actions", "seed", "total"))
     if not isinstance(before, dict) or not all(isinstance(key, str) and _is_value(before[key]) for key in before):
         raise UserError(f"{file}: the state of an environment must hold numbers, arrays and generators only")
-    is_given = isinstance(state["options"], dict | None) and (seed is None or type(seed) is int)
-    if not is_given or not isinstance(total, float):
-        raise UserError(f"{file}: an environment's seed, options or total are damaged: {seed!r:.40}, {total!r:.40}")
+    options = state["options"]
+    is_given = options is None or (isinstance(options, dict) and REPLAY not in options)
+    if not is_given or not isinstance(seed, int | None) or not isinstance(total, float):
+        raise UserError(f"{file}: the seed, options or total of an environment are damaged")
     if not isinstance(actions, np.ndarray) or actions.dtype.kind not in "biuf" or len(actions) > MAX_STEPS:
         raise UserError(f"{file}: an environment's actions must be an array of at most {MAX_STEPS} numbers")
     if not all(action_space.contains(action.astype(action_space.dtype)) for action in actions):

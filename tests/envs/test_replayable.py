@@ -197,6 +197,7 @@ def test_long_episodes_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         {"actions": np.array(["a"])},
         {"seed": 1.5},
         {"options": 3},
+        {"options": {REPLAY: {}}},
         {"total": "1"},
         {"before": {"0 Monitor.filename": "/etc/passwd"}},
         {"before": {"0 PendulumEnv.step": [1]}},

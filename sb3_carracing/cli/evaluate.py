@@ -80,9 +80,9 @@ def main(argv: list[str]) -> None:
                 "summary": asdict(summaries[kind]),
                 "episodes": [asdict(result) for result in results],
             }
+            write_atomically(output, json.dumps(report, indent=1) + "\n")
             drives[kind] = recorder.drives()
             write_drives(drives_file, drives)
-            write_atomically(output, json.dumps(report, indent=1) + "\n")
     except KeyboardInterrupt:
         parser.exit(130, "interrupted\n")
     finally:

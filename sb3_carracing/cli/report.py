@@ -51,14 +51,14 @@ def main(argv: list[str]) -> None:
     found: dict[str, tuple[Run, list[Evaluation]]] = {}
     names = {info.folder: name for name, info in separate([run_info(path) for path in runs]).items()}
     for path, run in runs.items():
-        folders = {run.folder.resolve(), _results(path).resolve(), output.parent.resolve()}
+        folders = {run.folder.resolve(), _results(path).resolve()}
         evaluations = read_evaluations_of(run, folders)
         if (
             args.tracks
             and not any(evaluation.drives for evaluation in evaluations)
             and is_car_racing(env_spec(run.pipeline.env_id))
         ):
-            _evaluate(path, run, args.tracks, output.parent, args.trust)
+            _evaluate(path, run, args.tracks, args.trust)
             evaluations = read_evaluations_of(run, folders)
         found[names[path.resolve()]] = run, evaluations
     write_report(found, output)
@@ -70,14 +70,14 @@ def _results(path: Path) -> Path:
     return path if path.is_dir() else Path()
 
 
-def _evaluate(path: Path, run: Run, n_tracks: int, folder: Path, trust: bool) -> None:
+def _evaluate(path: Path, run: Run, n_tracks: int, trust: bool) -> None:
     """Evaluate a run's agent on its first test tracks, and say first how long it takes."""
     with preparation():
         agent = run.agent(run.agent_file())
         seconds = n_tracks * _seconds_per_lap(agent) / min(n_tracks, n_cores())
     tracks = "track" if n_tracks == 1 else "tracks"
     print(f"{path} has no evaluation with drives: evaluating {n_tracks} {tracks}, which takes about {seconds:.0f} s")
-    output = next_free((path if path.is_dir() else folder) / "evaluation.json")
+    output = next_free(_results(path) / "evaluation.json")
     COMMANDS["evaluate"].load()([str(path), "-n", str(n_tracks), "-o", str(output), *(["--trust"] if trust else [])])
 
 

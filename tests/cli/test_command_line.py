@@ -38,7 +38,9 @@ def test_a_task_that_is_no_car_racing_is_trained_and_plotted(tmp_path: Path) -> 
     short = ["--eval-freq", "-1", "-n", "256", "-params", "n_steps:128", "n_envs:1", "batch_size:128"]
     done = run_command("train_and_report", "--", "--env", "Pendulum-v1", *short, cwd=tmp_path)
     assert "Pendulum-v1 is not a CarRacing: skipping evaluate and record" in done.stdout
-    assert (tmp_path / "logs/beta_ppo/Pendulum-v1_1/plots/all.png").is_file()
+    run = tmp_path / "logs/beta_ppo/Pendulum-v1_1"
+    assert (run / "plots/all.png").is_file()
+    assert (run / "report.html").is_file()
 
 
 def test_train_then_resume_goes_on_where_it_was(tmp_path: Path) -> None:

@@ -116,10 +116,12 @@ def test_it_plays_ten_tracks_or_the_protocol_and_says_how_long_that_takes(
     played: list[Any] = []
 
     def play(model: Any, make_env: Any, seeds: range, **_: Any) -> list[evaluation.EpisodeResult]:
-        played.append((make_env.spec.id, seeds))
+        played.append((make_env.args[0].spec.id, seeds))
         return [evaluation.EpisodeResult(seed, 812.5 + 2 * (seed % 2), 1000, 125, False) for seed in seeds]
 
     monkeypatch.setattr(evaluate_command, "evaluate", play)
+    monkeypatch.setattr(evaluate_command, "write_drives", lambda *_: None)
+    monkeypatch.setattr(evaluate_command.DriveRecorder, "drives", lambda _: None)
     main(["evaluate", str(blog_run), "--n-envs", "2", *options])
     assert played == [("CarRacing-v3", range(TEST_SEED, TEST_SEED + n_tracks))]
     printed = capsys.readouterr()

@@ -119,6 +119,7 @@ def assert_same(ours: Any, theirs: Any) -> None:
 
 def assert_same_model(ours: BetaPPO, theirs: BetaPPO) -> None:
     left_out = {"policy", "env", "device", "rollout_buffer", "_vec_normalize_env", "_logger", "_custom_logger", "_watch"}
+    left_out |= {"_callback", "_on_resume"}
     attributes, others = ({k: v for k, v in vars(m).items() if k not in left_out} for m in (ours, theirs))
     assert set(attributes) == set(others)
     for model in (attributes, others):
@@ -284,7 +285,7 @@ class TestRoundTrip:
     def test_no_pickle_in_what_is_written(self, tmp_path: Path) -> None:
         small(policy="CnnPolicy", env=AnySpaces(IMAGE, ACTION)).learn(32).save(tmp_path / "agent")
         archive = zipfile.ZipFile(tmp_path / "agent.zip")
-        assert set(archive.namelist()) == writing.ENTRIES
+        assert set(archive.namelist()) == writing.ENTRIES - {"training.json", "training.safetensors"}
         for name in archive.namelist():
             with pytest.raises(
                 (pickle.UnpicklingError, ValueError, EOFError, KeyError, IndexError, ImportError, AttributeError)

@@ -20,7 +20,7 @@ from breaking import BREAKING, SmallDisk, small_disk
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_carracing import BetaPPO, signals
-from sb3_carracing.agents import load_agent
+from sb3_carracing.agents import read_agent
 from sb3_carracing.callbacks import checkpoint
 from sb3_carracing.cli import main
 from sb3_carracing.logs import read_table
@@ -154,11 +154,11 @@ def test_agents_of_sb3_end_the_same_way(algo: str, capsys: pytest.CaptureFixture
         train({80: "SIGTERM"}, algo=algo, normalize=True)
     assert ended.value.code == 128 + signal.SIGTERM
     run = Path("logs", algo, f"{BREAKING}_1")
-    saved = load_agent(run / f"{BREAKING}.zip", algo)
+    saved = read_agent(run / f"{BREAKING}.zip", algo)
     assert saved.num_timesteps == (64 if algo == "ppo" else 79)
     assert n_seen(run / f"{BREAKING}.zip") == pytest.approx(saved.num_timesteps, abs=2)
     main([*resume_command(capsys.readouterr().err), "--env-kwargs", "troubles:{}"])
-    assert load_agent(run.with_name(f"{BREAKING}_2") / f"{BREAKING}.zip", algo).num_timesteps == 160
+    assert read_agent(run.with_name(f"{BREAKING}_2") / f"{BREAKING}.zip", algo).num_timesteps == 160
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_a_signal_waits_for_the_update_where_not_every_state_is_kept(
         train({step: "SIGTERM"}, algo=algo)
     assert ended.value.code == 128 + signal.SIGTERM
     assert f"Stopped by SIGTERM: the agent after {saved} steps" in capsys.readouterr().err
-    assert load_agent(Path("logs", algo, f"{BREAKING}_1", f"{BREAKING}.zip"), algo).num_timesteps == saved
+    assert read_agent(Path("logs", algo, f"{BREAKING}_1", f"{BREAKING}.zip"), algo).num_timesteps == saved
 
 
 @pytest.mark.slow
@@ -242,7 +242,7 @@ def test_off_policy_algorithms_lose_nothing_at_a_signal(monkeypatch: pytest.Monk
     monkeypatch.setattr(endings, "PAUSE", 1e9)
     with pytest.raises(SystemExit):
         train({80: "SIGTERM"}, algo="sac")
-    assert load_agent(Path("logs/sac", f"{BREAKING}_1", f"{BREAKING}.zip"), "sac").num_timesteps == 80
+    assert read_agent(Path("logs/sac", f"{BREAKING}_1", f"{BREAKING}.zip"), "sac").num_timesteps == 80
 
 
 def test_a_second_signal_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:

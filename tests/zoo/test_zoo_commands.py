@@ -343,6 +343,8 @@ def test_a_run_that_fails_before_its_first_step_leaves_no_folder(
 class Diverges(gym.Wrapper[Any, Any, Any, Any]):
     """Pendulum whose 70th step returns an infinite observation."""
 
+    SPOILED = 70
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(gym.make("Pendulum-v1", **kwargs))
         self.n_steps = 0
@@ -351,7 +353,7 @@ class Diverges(gym.Wrapper[Any, Any, Any, Any]):
         """Step, and spoil the one."""
         observation, *rest = self.env.step(action)
         self.n_steps += 1
-        return (observation * np.inf if self.n_steps == 70 else observation), *rest
+        return (observation * np.inf if self.n_steps == self.SPOILED else observation), *rest
 
 
 def test_a_training_that_diverges_saves_what_it_had_and_resumes(
@@ -370,6 +372,7 @@ def test_a_training_that_diverges_saves_what_it_had_and_resumes(
     assert "The observation of environment 0 is" in sentence
     assert "step 70" in sentence
     agent = sentence.rpartition("-i ")[2]
+    monkeypatch.setattr(Diverges, "SPOILED", 0)  # the environment is corrected, as the message advises
     main([*command, "-n", "134", "-i", agent])
     resumed = BetaPPO.load(tmp_path / "logs/beta_ppo/Diverges-v0_2/Diverges-v0.zip")
     assert resumed.num_timesteps >= 134

@@ -18,7 +18,7 @@ from sb3_carracing.cli.table import COMMANDS
 # Fixed examples, so that a run of the tests repeats; FUZZ_EXAMPLES=1000 searches among new ones.
 N_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 SETTINGS = settings(
-    max_examples=N_EXAMPLES or 300,
+    max_examples=N_EXAMPLES or 120,
     derandomize=not N_EXAMPLES,
     database=None,
     deadline=None,

@@ -21,7 +21,7 @@ from stand_ins import write_run
 from tasks import AnySpaces
 
 from sb3_carracing import BetaPPO
-from sb3_carracing.agents import load_agent
+from sb3_carracing.agents import read_agent
 from sb3_carracing.cli import main
 from sb3_carracing.errors import UserError
 from sb3_carracing.export import export
@@ -124,7 +124,7 @@ def test_the_shipped_agent_drives_as_before(tmp_path: Path, monkeypatch: pytest.
     without = "import sys, runpy; sys.modules.update(torch=None, stable_baselines3=None)"
     code = f"{without}; print(runpy.run_path({str(EXAMPLE)!r})['main'](decisions=40))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    agent = load_agent(Path(__file__).parent.parent / "rl-trained-agents/beta_ppo/CarRacingFast-v3_1/CarRacingFast-v3.zip")
+    agent = read_agent(Path(__file__).parent.parent / "rl-trained-agents/beta_ppo/CarRacingFast-v3_1/CarRacingFast-v3.zip")
 
     spec = importlib.util.spec_from_file_location("drive_onnx", EXAMPLE)
     assert spec is not None

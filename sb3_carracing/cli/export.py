@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from sb3_carracing.agents import load_agent
+from sb3_carracing.agents import read_agent
 from sb3_carracing.errors import UserError, preparation
 from sb3_carracing.export import N_CHECKED, OPSET, export
 from sb3_carracing.files import next_free
@@ -31,14 +31,14 @@ def main(argv: list[str]) -> None:
         if file.suffix == ".zip":
             if args.last or args.best or args.checkpoint is not None:
                 raise UserError(f"--checkpoint, --last and --best choose from a run folder, and {file} is a .zip")
-            model = load_agent(file, args.algo or "beta_ppo", trust=args.trust)
+            model = read_agent(file, args.algo or "beta_ppo", trust=args.trust)
             statistics = statistics_of(file)
         else:
             if args.algo:
                 raise UserError(f"--algo is for a .zip; the run folder {file} says it itself")
             run = read_run(file, args.trust)
             file = run.agent_file(checkpoint=args.checkpoint, best=args.best, last=args.last)
-            model, pipeline = load_agent(file, run.algo, trust=args.trust), run.pipeline_of(file)
+            model, pipeline = read_agent(file, run.algo, trust=args.trust), run.pipeline_of(file)
             statistics = pipeline.normalize
         output = args.output or next_free(Path(f"{file.stem}.onnx"))
         metadata, difference = export(model, output, pipeline, statistics, args.trust)

@@ -14,8 +14,11 @@ import torch as th
 import yaml
 from gymnasium.envs.registration import load_env_creator
 from rl_zoo3.utils import ALGOS
+from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer, RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_carracing.checks import whole_number
 from sb3_carracing.errors import UserError
@@ -54,6 +57,11 @@ _LIKE = {
     **dict.fromkeys(("target_update_interval",), "n_steps"),
     **dict.fromkeys(("use_rms_prop", "optimize_memory_usage"), "use_sde"),
 }
+# What the dotted paths of these entries must name.
+_KINDS: dict[str, type] = {"env_wrapper": gym.Env, "vec_env_wrapper": VecEnv, "callback": BaseCallback}
+_BUFFERS: dict[str, type] = {"rollout_buffer": RolloutBuffer, "replay_buffer": ReplayBuffer}
+# Arguments of a buffer that the algorithm passes itself.
+_OF_THE_ALGORITHM = {"buffer_size", "observation_space", "action_space", "device", "gamma", "gae_lambda", "n_envs"}
 _IS_COUNT = CHECKS["n_steps"][1]
 
 
@@ -126,10 +134,38 @@ def check(algo: str, hyperparams: dict[str, Any]) -> dict[str, Any]:
         raise UserError(f"monitor_kwargs must be arguments of Monitor, got {monitor!r}")
     check_keywords("monitor_kwargs", Monitor, monitor)
     _check_noise(hyperparams)
-    for name in ("env_wrapper", "vec_env_wrapper", "callback"):
+    for name, kind in _KINDS.items():
         for path, kwargs in _calls(name, hyperparams.get(name)):
-            check_keywords(path, import_by_path(path), kwargs, n_positional=int(name != "callback"), complete=True)
+            found = import_by_path(path)
+            _check_kind(name, path, found, kind)
+            check_keywords(path, found, kwargs, n_positional=int(name != "callback"), complete=True)
+    for kind, buffer in _BUFFERS.items():
+        _check_buffer(kind, buffer, hyperparams)
+    if not isinstance(hyperparams.get("env_kwargs") or {}, dict):
+        raise UserError(f"env_kwargs must be keywords of the environment, got {hyperparams['env_kwargs']!r}")
     return numbers
+
+
+def _check_kind(name: str, path: str, found: Any, kind: type) -> None:
+    """Raise a UserError if a dotted path names a class of another kind, or nothing to call; functions are let through."""
+    if not callable(found) or (isinstance(found, type) and not issubclass(found, kind)):
+        raise UserError(f"{name} must name a subclass of {kind.__name__}, got {path}")
+
+
+def _check_buffer(kind: str, default: type, hyperparams: dict[str, Any]) -> None:
+    """Check the class of a buffer, and the keywords for it beyond those that SB3 passes."""
+    buffer = hyperparams.get(f"{kind}_class") or default
+    path, buffer = buffer, import_by_path(buffer) if isinstance(buffer, str) else buffer
+    if not isinstance(buffer, type):
+        raise UserError(f"{kind}_class must be a subclass of {default.__name__} or its dotted path, got {path!r}")
+    _check_kind(f"{kind}_class", path, buffer, BaseBuffer)
+    kwargs = evaluated(f"{kind}_kwargs", hyperparams.get(f"{kind}_kwargs")) or {}
+    if not isinstance(kwargs, dict):
+        raise UserError(f"{kind}_kwargs must be keywords of {buffer.__name__}, got {kwargs!r}")
+    taken = _OF_THE_ALGORITHM & kwargs.keys()
+    if taken:
+        raise UserError(f"{kind}_kwargs must leave out {min(taken)}, which the algorithm passes")
+    check_keywords(f"{kind}_kwargs", buffer, kwargs)
 
 
 def _check_noise(hyperparams: dict[str, Any]) -> None:
@@ -155,7 +191,8 @@ def _check_policy(algo: str, hyperparams: dict[str, Any]) -> None:
         aliases = ALGOS[algo].policy_aliases
         if "." not in policy and policy not in aliases:
             raise UserError(f"policy must be one of {', '.join(sorted(aliases))} or a dotted path, got {policy!r}")
-        policy = import_by_path(policy) if "." in policy else aliases[policy]
+        path, policy = policy, import_by_path(policy) if "." in policy else aliases[policy]
+        _check_kind("policy", path, policy, BasePolicy)
     is_known = policy.__module__.startswith(_KNOWN_POLICIES)
     options = BETA_OPTIONS if is_known and issubclass(policy, BetaActorCriticPolicy) else ()
     check_keywords("policy_kwargs", policy, kwargs.keys() - set(options), through_bases=is_known)
@@ -315,7 +352,7 @@ def _calls(name: str, entry: Any) -> Iterator[tuple[str, dict[str, Any]]]:
                 raise UserError(f"{name}: {path} must be followed by a mapping of keywords, got {kwargs!r}")
             if isinstance(path, str):
                 yield path, kwargs
-        elif isinstance(item, int | float | dict | list | bool):
+        elif item is None or isinstance(item, int | float | dict | list | bool):
             raise UserError(f"{name} must be a dotted path, {{path: keywords}} or a list of these, got {item!r}")
 
 

@@ -185,7 +185,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
     try:
         deadline = time.monotonic() + 240
-        while not list(folder.rglob("rl_model_1200_steps.zip")) and time.monotonic() < deadline:
+        while not list(folder.rglob("rl_model_1024_steps.zip")) and time.monotonic() < deadline:
             time.sleep(0.2)
     finally:
         os.killpg(process.pid, signal.SIGKILL)  # the training is a process of its own

@@ -163,7 +163,7 @@ def launch(train: Callable[[list[str]], Path | None], argv: Sequence[str], ranks
         ranks: the number of processes.
 
     Returns:
-        The run's folder, None if Ctrl-C ended the training.
+        The run's folder, None if a signal ended the training of the ranks alone.
 
     Raises:
         UserError: a rank raised it.
@@ -185,8 +185,6 @@ def launch(train: Callable[[list[str]], Path | None], argv: Sequence[str], ranks
         rank, failure = error.get_first_failure()
         raise _failure(rank, failure.exitcode, failure.message) from None
     except SignalException as error:
-        if error.sigval == signal.SIGINT:
-            return None
         raise SystemExit(128 + error.sigval) from None
     return answers[0]
 

@@ -359,5 +359,6 @@ def test_the_real_command_shows_the_environments_traceback(folder: Path) -> None
     command = [sys.executable, "-m", "sb3_carracing", *words, "--env-kwargs", "troubles:{80: 'raise'}"]
     failed = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert failed.returncode == 1
-    assert "RuntimeError: a wheel came off\nThe agent after 64 steps is saved as" in failed.stderr
+    # Updates follow each other so quickly here that not every state is kept.
+    assert re.search(r"RuntimeError: a wheel came off\nThe agent after (0|32|64) steps is saved as", failed.stderr)
     assert resume_command(failed.stderr)[:3] == ["train", "--env", BREAKING]

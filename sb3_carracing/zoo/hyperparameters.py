@@ -139,8 +139,8 @@ def check(algo: str, hyperparams: dict[str, Any]) -> dict[str, Any]:
             found = import_by_path(path)
             _check_kind(name, path, found, kind)
             check_keywords(path, found, kwargs, n_positional=int(name != "callback"), complete=True)
-    for kind, buffer in _BUFFERS.items():
-        _check_buffer(kind, buffer, hyperparams)
+    for prefix, default in _BUFFERS.items():
+        _check_buffer(prefix, default, hyperparams)
     if not isinstance(hyperparams.get("env_kwargs") or {}, dict):
         raise UserError(f"env_kwargs must be keywords of the environment, got {hyperparams['env_kwargs']!r}")
     return numbers
@@ -154,11 +154,11 @@ def _check_kind(name: str, path: str, found: Any, kind: type) -> None:
 
 def _check_buffer(kind: str, default: type, hyperparams: dict[str, Any]) -> None:
     """Check the class of a buffer, and the keywords for it beyond those that SB3 passes."""
-    buffer = hyperparams.get(f"{kind}_class") or default
-    path, buffer = buffer, import_by_path(buffer) if isinstance(buffer, str) else buffer
+    given = hyperparams.get(f"{kind}_class") or default
+    buffer = import_by_path(given) if isinstance(given, str) else given
     if not isinstance(buffer, type):
-        raise UserError(f"{kind}_class must be a subclass of {default.__name__} or its dotted path, got {path!r}")
-    _check_kind(f"{kind}_class", path, buffer, BaseBuffer)
+        raise UserError(f"{kind}_class must be a subclass of {default.__name__} or its dotted path, got {given!r}")
+    _check_kind(f"{kind}_class", str(given), buffer, BaseBuffer)
     kwargs = evaluated(f"{kind}_kwargs", hyperparams.get(f"{kind}_kwargs")) or {}
     if not isinstance(kwargs, dict):
         raise UserError(f"{kind}_kwargs must be keywords of {buffer.__name__}, got {kwargs!r}")

@@ -19,6 +19,7 @@ from sb3_carracing.agents import RandomPolicy
 from sb3_carracing.cli import evaluate as evaluate_command
 from sb3_carracing.cli import main
 from sb3_carracing.cli.agent_options import add_agent_arguments, open_agent
+from sb3_carracing.drives import DriveRecorder
 from sb3_carracing.evaluation import TEST_SEED, evaluate
 from sb3_carracing.pipelines import Pipeline, WrapperCall, pipeline_env
 from sb3_carracing.runs import read_run
@@ -121,7 +122,7 @@ def test_it_plays_ten_tracks_or_the_protocol_and_says_how_long_that_takes(
 
     monkeypatch.setattr(evaluate_command, "evaluate", play)
     monkeypatch.setattr(evaluate_command, "write_drives", lambda *_: None)
-    monkeypatch.setattr(evaluate_command.DriveRecorder, "drives", lambda _: None)
+    monkeypatch.setattr(DriveRecorder, "drives", lambda _: None)
     main(["evaluate", str(blog_run), "--n-envs", "2", *options])
     assert played == [("CarRacing-v3", range(TEST_SEED, TEST_SEED + n_tracks))]
     printed = capsys.readouterr()

@@ -200,12 +200,17 @@ def test_the_packaged_agent_plays_from_any_folder(tmp_path: Path) -> None:
     [
         (["enjoy", "--env", "Pendulum-v1"], f"no numbered run of Pendulum-v1 in .*, which holds .*{CAR}_1"),
         (["push_to_hub", "--env", CAR, "-f", "logs", "-orga", "nobody"], "upload the run's folder with `hf upload`"),
-        (["train", "--env", CAR, "--track"], "pip install wandb"),
     ],
 )
 @pytest.mark.slow
 def test_what_cannot_work_is_told_in_a_sentence(tmp_path: Path, arguments: list[str], message: str) -> None:
     assert re.search(message, zoo(*arguments, cwd=tmp_path, status=2))
+
+
+def test_tracking_without_wandb_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "wandb", None)  # an import fails as if it were not installed
+    assert "pip install wandb" in refused(capsys, "train", "--env", CAR, "--track")
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -43,7 +43,10 @@ def test_every_example_is_run_here() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.py")} == {*BUDGETS, "custom_envs", "drive_onnx"}
 
 
-@pytest.mark.parametrize("name", BUDGETS)
+SLOW = {"blog_training", "iurin_training"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in BUDGETS])
 def test_example(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     shrink_rollouts(monkeypatch)

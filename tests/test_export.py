@@ -111,6 +111,7 @@ def test_running_means_are_inside(keys: list[str] | None, tmp_path: Path, capsys
     assert inside == ["running means of VecNormalize", "scaling of observations", "deterministic action: mode"]
 
 
+@pytest.mark.slow
 def test_the_shipped_agent_drives_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the example, in a process without torch and SB3, with what the metadata name around it."""
     monkeypatch.chdir(tmp_path)

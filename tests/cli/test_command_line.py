@@ -43,6 +43,7 @@ def test_a_task_that_is_no_car_racing_is_trained_and_plotted(tmp_path: Path) -> 
     assert (run / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_train_then_resume_goes_on_where_it_was(tmp_path: Path) -> None:
     from sb3_carracing import BetaPPO
 

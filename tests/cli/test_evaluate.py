@@ -81,6 +81,7 @@ def test_command_on_a_zip(blog_run: Path, tmp_path: Path, capsys: pytest.Capture
     assert "95 % interval" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cheap")
 def test_command_on_the_random_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -14,7 +14,7 @@ import torch as th
 import yaml
 from gymnasium.envs.registration import load_env_creator
 from rl_zoo3.utils import ALGOS
-from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer, RolloutBuffer
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.policies import BasePolicy
@@ -59,8 +59,7 @@ _LIKE = {
 }
 # What the dotted paths of these entries must name.
 _KINDS: dict[str, type] = {"env_wrapper": gym.Env, "vec_env_wrapper": VecEnv, "callback": BaseCallback}
-_BUFFERS: dict[str, type] = {"rollout_buffer": RolloutBuffer, "replay_buffer": ReplayBuffer}
-# Arguments of a buffer that the algorithm passes itself.
+# Arguments of a rollout buffer that the algorithm passes itself.
 _OF_THE_ALGORITHM = {"buffer_size", "observation_space", "action_space", "device", "gamma", "gae_lambda", "n_envs"}
 _IS_COUNT = CHECKS["n_steps"][1]
 
@@ -139,8 +138,7 @@ def check(algo: str, hyperparams: dict[str, Any]) -> dict[str, Any]:
             found = import_by_path(path)
             _check_kind(name, path, found, kind)
             check_keywords(path, found, kwargs, n_positional=int(name != "callback"), complete=True)
-    for prefix, default in _BUFFERS.items():
-        _check_buffer(prefix, default, hyperparams)
+    _check_rollout_buffer(hyperparams)
     if not isinstance(hyperparams.get("env_kwargs") or {}, dict):
         raise UserError(f"env_kwargs must be keywords of the environment, got {hyperparams['env_kwargs']!r}")
     return numbers
@@ -152,20 +150,20 @@ def _check_kind(name: str, path: str, found: Any, kind: type) -> None:
         raise UserError(f"{name} must name a subclass of {kind.__name__}, got {path}")
 
 
-def _check_buffer(kind: str, default: type, hyperparams: dict[str, Any]) -> None:
-    """Check the class of a buffer, and the keywords for it beyond those that SB3 passes."""
-    given = hyperparams.get(f"{kind}_class") or default
+def _check_rollout_buffer(hyperparams: dict[str, Any]) -> None:
+    """Check the class of the rollout buffer, and the keywords for it beyond those that SB3 passes."""
+    given = hyperparams.get("rollout_buffer_class") or RolloutBuffer
     buffer = import_by_path(given) if isinstance(given, str) else given
     if not isinstance(buffer, type):
-        raise UserError(f"{kind}_class must be a subclass of {default.__name__} or its dotted path, got {given!r}")
-    _check_kind(f"{kind}_class", str(given), buffer, BaseBuffer)
-    kwargs = evaluated(f"{kind}_kwargs", hyperparams.get(f"{kind}_kwargs")) or {}
+        raise UserError(f"rollout_buffer_class must be a subclass of RolloutBuffer or its dotted path, got {given!r}")
+    _check_kind("rollout_buffer_class", str(given), buffer, RolloutBuffer)
+    kwargs = evaluated("rollout_buffer_kwargs", hyperparams.get("rollout_buffer_kwargs")) or {}
     if not isinstance(kwargs, dict):
-        raise UserError(f"{kind}_kwargs must be keywords of {buffer.__name__}, got {kwargs!r}")
+        raise UserError(f"rollout_buffer_kwargs must be keywords of {buffer.__name__}, got {kwargs!r}")
     taken = _OF_THE_ALGORITHM & kwargs.keys()
     if taken:
-        raise UserError(f"{kind}_kwargs must leave out {min(taken)}, which the algorithm passes")
-    check_keywords(f"{kind}_kwargs", buffer, kwargs)
+        raise UserError(f"rollout_buffer_kwargs must leave out {min(taken)}, which the algorithm passes")
+    check_keywords("rollout_buffer_kwargs", buffer, kwargs)
 
 
 def _check_noise(hyperparams: dict[str, Any]) -> None:

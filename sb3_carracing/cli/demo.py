@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
 
 
 def _film(agent: Agent, folder: Path, seed: int) -> None:
-    results = record(agent, folder, [seed], renderer="fast", progress=True)
+    results = record(agent, folder, [seed], plain=True, renderer="fast", progress=True)
     print_laps(results)
     (film,) = sorted(folder.glob(f"track_{seed}_score_*.gif"), key=lambda path: path.stat().st_mtime)[-1:]
     print(f"film: {film}")

@@ -6,13 +6,12 @@ what a process would give back if it ended (USS), so pages that it shares with i
 
     python -m benchmarks.soak [--minutes 60] [--every 10] [--out benchmarks/results/soak] [-- further arguments of train]
 
-The training is ended by SIGINT, as a user would do it. The table is soak.csv, with a row per sample and process.
+The training is ended by SIGTERM, which also reaches one that was started in the background. The table is soak.csv, with a
+row per sample and process.
 """
 
 import argparse
 import os
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -69,10 +68,10 @@ def watch(arguments: Sequence[str], minutes: float, every: float, folder: Path) 
                 time.sleep(max(0.0, min(every, began + 60 * minutes - now)))
                 _check_runs(process, folder)
                 rows += sample(process, temporary, (time.monotonic() - began) / 60)
-            process.send_signal(signal.SIGINT)
+            process.terminate()
             process.wait(_STOP_WITHIN)
-        except subprocess.TimeoutExpired as error:
-            raise RuntimeError(f"the training did not end within {_STOP_WITHIN:.0f} s after SIGINT") from error
+        except psutil.TimeoutExpired as error:
+            raise RuntimeError(f"the training did not end within {_STOP_WITHIN:.0f} s after SIGTERM") from error
         finally:
             for child in [*process.children(recursive=True), process] if process.is_running() else []:
                 child.kill()

@@ -208,7 +208,6 @@ def test_ctrl_c_saves_the_agent(training: "subprocess.Popen[str]", tmp_path: Pat
     training.send_signal(signal.SIGINT)
     _, errors = training.communicate(timeout=300)
     assert training.returncode == 128 + signal.SIGINT, errors
-    assert "resume with" in errors
     assert not any(map(is_running, pids))
     assert BetaPPO.load(tmp_path / "logs/beta_ppo/Pendulum-v1_1/Pendulum-v1.zip").num_timesteps > 0
 

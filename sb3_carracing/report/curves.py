@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sb3_carracing.curves import PANELS, Curve, Panel, Unit, logged
+from sb3_carracing.ppo.health import CLIPPED_TO, EXPLAINED, KL_JUMP, LEAST_KL, N_BEFORE_KL
+from sb3_carracing.ppo.health import N_BEFORE_CRITIC as N_OF_CRITIC
 
 SHOWN = {
     "score": PANELS["score"],
@@ -33,14 +35,11 @@ SHOWN = {
 LOGARITHMIC = ("concentration", "concentration_max", "grad_norm", "critic_loss")
 N_POINTS = 240
 
-# Limits of the warning signs. "Recent" is a median or mean over so many updates.
-KL_JUMP, LEAST_KL, N_BEFORE_KL = 10.0, 0.05, 10
-EXPLAINED, N_OF_CRITIC = 0.05, 20
+# Limits of the signs that only a report looks for; the others are those that a training warns of.
 CLIPPED, N_OF_CLIPPED = 0.6, 10
 CERTAIN = 1000.0
 NARROWEST_STD = 0.01
 LEAST_ENTROPY = 0.01
-CLIPPED_TO = 1e-3
 FALLEN = 0.8
 
 

@@ -4,7 +4,6 @@ In every round each variant plays and learns one rollout while the others sleep,
 
 * `one process, 1 thread`, `one process, 2 threads`: the preset as it is
 * `N ranks`: the same training on N processes with one thread each
-* `N ranks, no overlap`: gradients are sent after the backward pass, none of them during it
 * `N trainings side by side`: N independent trainings with one thread each, and with a rank's share of the preset: environments
   and minibatch divided by N. The sum of their speeds is what N cores can give to N ranks.
 
@@ -102,7 +101,6 @@ class Variant:
     processes: int
     threads: int
     together: bool
-    overlaps: bool = True
 
 
 def variants(ranks: int) -> list[Variant]:
@@ -110,7 +108,6 @@ def variants(ranks: int) -> list[Variant]:
         Variant("one process, 1 thread", 1, 1, False),
         Variant("one process, 2 threads", 1, 2, False),
         Variant(f"{ranks} ranks", ranks, 1, True),
-        Variant(f"{ranks} ranks, no overlap", ranks, 1, True, overlaps=False),
         Variant(f"{ranks} trainings side by side", ranks, 1, False),
     ]
 
@@ -136,7 +133,6 @@ def work(preset: Preset, variant: Variant, number: int, store: str, remote: Conn
     clock.watch(model.policy, "forward", "inference")
     clock.watch(model, "train", "update")
     clock.watch(distributed.Gradients, "average", "messages")  # on one rank, it does nothing
-    distributed.Gradients.overlaps = variant.overlaps
     remote.send(None)
     first = True
     while remote.recv() == "go":
@@ -193,7 +189,7 @@ def report(args: argparse.Namespace, spent: dict[str, list[list[dict[str, float]
     """Print frames/s, ratios and parts as Markdown tables; return all figures."""
     preset = PRESETS[args.task]
     speeds = {variant.name: speeds_of(preset, variant, spent[variant.name]) for variant in variants(args.ranks)}
-    alone, threads, together, without_overlap, most = speeds.values()
+    alone, threads, together, most = speeds.values()
     print(f"{args.task}, {args.rounds} rounds, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}\n")
     print("| | frames/s | times one thread | share of side by side |\n|---|---|---|---|")
     for name, values in speeds.items():
@@ -208,7 +204,6 @@ def report(args: argparse.Namespace, spent: dict[str, list[list[dict[str, float]
     return {
         "frames_per_second": {name: values.round(1).tolist() for name, values in speeds.items()},
         "ranks_of_side_by_side_quartiles": quartiles(together / most),
-        "overlap_quartiles": quartiles(together / without_overlap),
         "ranks_of_two_threads_quartiles": quartiles(together / threads),
         "seconds_medians": medians,
     }

@@ -358,7 +358,6 @@ class BetaPPO(OnPolicyAlgorithm):
             if not within_target_kl:
                 break
 
-        gradients.close()
         self._log_update(metrics, clip_range, clip_range_vf)
 
     def _loss(

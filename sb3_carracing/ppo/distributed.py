@@ -8,7 +8,6 @@ the mean of the ranks' means.
 """
 
 import atexit
-import bisect
 import ctypes
 import faulthandler
 import itertools
@@ -21,13 +20,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import torch as th
 import torch.distributed as dist
 from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, RolloutBufferSamples
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from sb3_carracing.errors import UserError
 from sb3_carracing.ppo import losses
@@ -63,17 +61,6 @@ class Group:
             with _waiting():
                 dist.all_reduce(tensor)
         return tensor
-
-    def start_sum_(self, tensor: th.Tensor) -> dist.Work:
-        """Start to replace a tensor by its sum over all ranks, of which there are several."""
-        with _waiting():
-            work: dist.Work = dist.all_reduce(tensor, async_op=True)
-        return work
-
-    def wait_for(self, work: dist.Work) -> None:
-        """Wait until a sum is complete."""
-        with _waiting():
-            work.wait()
 
     def mean(self, value: float) -> float:
         """Return the mean of a number over all ranks."""
@@ -175,23 +162,18 @@ def timeout() -> float:
 class Gradients:
     """The gradients of a network and the metrics of a minibatch as one block of memory that the ranks average.
 
-    The last layers' gradients are ready first. Once they fill half of the block, they are sent while the backward pass
-    computes the others.
+    Sending half of the block during the backward pass was no faster with gloo: its threads then take the cores from the ranks.
 
     Args:
         group: The ranks. With one rank, nothing happens.
         parameters: The network's.
     """
 
-    overlaps: ClassVar[bool] = True
-    """Whether the first part is sent during the backward pass."""
-
     def __init__(self, group: Group, parameters: Iterable[nn.Parameter]):
         self._group = group
-        self._hooks: list[RemovableHandle] = []
         if group.size == 1:
             return
-        self._parameters = [parameter for parameter in reversed([*parameters]) if parameter.requires_grad]
+        self._parameters = [parameter for parameter in parameters if parameter.requires_grad]
         ends = list(itertools.accumulate(parameter.numel() for parameter in self._parameters))
         self._block = th.zeros(ends[-1] + len(MINIBATCH_MEANS), device=self._parameters[0].device)
         # Views with the parameters' strides, since convolutions may keep their channels last.
@@ -199,54 +181,24 @@ class Gradients:
             self._block[end - parameter.numel() :].as_strided(parameter.shape, parameter.stride())
             for parameter, end in zip(self._parameters, ends, strict=True)
         ]
-        self._n_first = bisect.bisect_left(ends, ends[-1] / 2) + 1
-        self._first, self._rest = self._block.tensor_split([ends[self._n_first - 1]])
         self._numbers = self._block[ends[-1] :]
-        self._n_ready = 0
-        self._sent: dist.Work | None = None
-        if self.overlaps:
-            self._hooks = [
-                parameter.register_post_accumulate_grad_hook(self._note_ready)
-                for parameter in self._parameters[: self._n_first]
-            ]
 
     def average(self, metrics: dict[str, list[th.Tensor]]) -> None:
         """Replace gradients, and the last value of each metric, by those of the whole minibatch."""
         if self._group.size == 1:
             return
-        self._copy(slice(self._n_first, None))
+        for parameter, view in zip(self._parameters, self._views, strict=True):
+            if parameter.grad is None:
+                view.zero_()
+            else:
+                view.copy_(parameter.grad)
         self._numbers.copy_(th.stack([metrics[name][-1].float() for name in MINIBATCH_MEANS]))
-        sent = self._sent or self._send_first()
-        self._group.sum_(self._rest)
-        self._group.wait_for(sent)
-        self._n_ready, self._sent = 0, None
-        self._block.div_(self._group.size)
+        self._group.sum_(self._block).div_(self._group.size)
         for parameter, view in zip(self._parameters, self._views, strict=True):
             if parameter.grad is not None:
                 parameter.grad = view
         for name, number in zip(MINIBATCH_MEANS, self._numbers.clone(), strict=True):
             metrics[name][-1] = number
-
-    def close(self) -> None:
-        """Stop watching the backward passes."""
-        for hook in self._hooks:
-            hook.remove()
-
-    def _note_ready(self, parameter: nn.Parameter) -> None:
-        self._n_ready += 1
-        if self._n_ready == self._n_first:
-            self._sent = self._send_first()
-
-    def _send_first(self) -> dist.Work:
-        self._copy(slice(self._n_first))
-        return self._group.start_sum_(self._first)
-
-    def _copy(self, part: slice) -> None:
-        for parameter, view in zip(self._parameters[part], self._views[part], strict=True):
-            if parameter.grad is None:
-                view.zero_()
-            else:
-                view.copy_(parameter.grad)
 
 
 def with_normalized_advantages(minibatches: Iterable[Samples], group: Group) -> Iterator[Samples]:

@@ -64,6 +64,7 @@ def training(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
         process.communicate()
 
 
+@pytest.mark.slow
 def test_two_ranks_write_one_run(tmp_path: Path) -> None:
     process = start(tmp_path, "--ranks", "2", "-n", "512", "--seed", "3", *SMALL, "normalize:True")
     printed, errors = process.communicate(timeout=500)

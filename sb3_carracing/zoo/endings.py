@@ -15,6 +15,7 @@ from stable_baselines3.common.monitor import ResultsWriter
 
 from sb3_carracing.callbacks.checkpoint import agent_bytes, state_bytes, statistics_bytes
 from sb3_carracing.files import next_free, tolerating_full_disk, write_atomically
+from sb3_carracing.ppo import distributed
 from sb3_carracing.resume import is_collecting
 from sb3_carracing.signals import Stopped, check_signals, has_come, postpone, say
 
@@ -41,18 +42,18 @@ class Keeper(BaseCallback):
     """Keep the state after the last finished update in memory, and stop the training at a signal.
 
     Off-policy algorithms and small rollouts update every few milliseconds, and keeping each state would slow them down. There
-    some states are skipped, and a signal waits for the next update.
+    some states are skipped, and a signal waits for the next update. Of several ranks, the first one keeps the state, and the
+    others wait when it does: a rank that ended earlier would end the first one in the middle of a rollout.
 
     Args:
         begin: called at the start of every rollout, right before the first step of it.
-        keeps: whether this process keeps the state. Of several ranks, the first one does.
     """
 
     every_rank = True
 
-    def __init__(self, begin: Callable[[], None], keeps: bool = True) -> None:
+    def __init__(self, begin: Callable[[], None]) -> None:
         super().__init__()
-        self._keeps = keeps
+        self._group = distributed.current()
         self.kept: Kept | None = None
         self._begin = begin
         self._not_before = 0.0
@@ -61,8 +62,9 @@ class Keeper(BaseCallback):
     def _on_rollout_start(self) -> None:
         self._begin()
         start = time.monotonic()
-        skips = start < self._not_before
-        if not skips or has_come():
+        reports = self._group.gather((start < self._not_before, has_come()))
+        skips = reports[0][0]
+        if not skips or any(come for _, come in reports):
             self._keep()
             self._not_before = start + PAUSE * (time.monotonic() - start)
         check_signals()
@@ -79,7 +81,7 @@ class Keeper(BaseCallback):
         postpone(False)
 
     def _keep(self) -> None:
-        if not self._keeps:
+        if self._group.rank > 0:
             return
         # A callback may end the training in the middle of a rollout.
         agent = agent_bytes(self.model) if is_collecting(self.model) else state_bytes(self.model)

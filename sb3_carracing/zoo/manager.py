@@ -268,7 +268,7 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         """
         run, parameters = Path(self.save_path), Path(self.params_path)
         files = RunFiles(run, run / f"{self.env_name}.zip", parameters / "vecnormalize.pkl", Path(self.log_folder), self.argv)
-        keeper = Keeper(self._begin, keeps=distributed.current().rank == 0)
+        keeper = Keeper(self._begin)
         learner = _Learner(model, self._go_on if self.continue_training else None, keeper, files)
         try:
             super().learn(learner)

@@ -2,23 +2,28 @@
 
 import argparse
 import importlib
+import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from sb3_carracing.errors import UserError
-from sb3_carracing.files import next_free
+from sb3_carracing.files import next_free, write_atomically
 from sb3_carracing.ppo.saving.named_classes import ClassFinder
 from sb3_carracing.ppo.saving.unpickling import read_pickle
 from sb3_carracing.zoo.scripts import arguments_of, asks_for_help, script_of_rl_zoo3
 
 # What all_plots writes for missing evaluations. Means that it has computed have no decimals.
 _NO_EVALUATION = "0.0 +/- 0.0"
+# What plot_from_file needs of each algorithm on each environment.
+_CURVES = ("timesteps", "mean", "std_error", "last_evals")
 
 
 def plot_train(argv: list[str]) -> None:
@@ -47,7 +52,7 @@ def plot_train(argv: list[str]) -> None:
 
 
 def all_plots(argv: list[str]) -> None:
-    """Compare the evaluations of several runs, with rl-zoo3's arguments.
+    """Compare the evaluations of several runs, with rl-zoo3's arguments. `-o` writes JSON instead of rl-zoo3's pickle.
 
     Raises:
         UserError: an algorithm has no evaluations of an environment in a folder.
@@ -56,7 +61,9 @@ def all_plots(argv: list[str]) -> None:
     options.add("-a", "--algos", nargs="+", required=True)
     options.add("-e", "--env", nargs="+", required=True)
     options.add("-f", "--exp-folders", nargs="+", required=True)
-    options.read()
+    options.add("-o", "--output", default="")
+    output = options.read().output
+    file = f"{output.removesuffix('.json')}.json"
     script = importlib.import_module("rl_zoo3.plots.all_plots")
 
     class CompleteTable(script.pytablewriter.MarkdownTableWriter):  # type: ignore[misc, name-defined]
@@ -77,12 +84,19 @@ def all_plots(argv: list[str]) -> None:
                 )
             super().write_table(**kwargs)
 
-    with patch.object(script.pytablewriter, "MarkdownTableWriter", CompleteTable):
+    def write(results: dict[str, Any], _: Any) -> None:
+        write_atomically(Path(file), json.dumps(results, default=lambda value: value.tolist()))
+
+    def name_our_file(*words: Any) -> None:
+        print(*(str(word).replace(f"{output}.pkl", file) for word in words))
+
+    stand_ins = _stand_ins(script, pickle=SimpleNamespace(dump=write), print=name_our_file)
+    with patch.object(script.pytablewriter, "MarkdownTableWriter", CompleteTable), stand_ins:
         _run("all_plots", argv)
 
 
 def plot_from_file(argv: list[str]) -> None:
-    """Plot what all_plots has saved, with rl-zoo3's arguments; the output's file name sets its format.
+    """Plot what all_plots has saved, here or in rl-zoo3; the output's file name sets its format.
 
     Raises:
         UserError: the file lacks what is to be plotted.
@@ -95,20 +109,24 @@ def plot_from_file(argv: list[str]) -> None:
     options.add("-o", "--output", type=Path)
     options.add("--format")
     asked = options.read()
+    saved = []
     if not asks_for_help(argv):
-        _check_saved_results(asked)
+        saved = [_read(name) for name in (asked.input, *asked.merge)]
+        _check_saved_results(asked, saved)
         suffix = asked.output.suffix.lstrip(".") if asked.output else ""
         if suffix and asked.format not in (None, suffix):
             raise UserError(f"--format {asked.format} does not fit -o {asked.output}")
         if suffix:
             argv = [*argv, "--format", suffix]
-    _run("plot_from_file", argv)
+    script = importlib.import_module("rl_zoo3.plots.plot_from_file")
+    with _stand_ins(script, pickle=SimpleNamespace(load=lambda _: saved.pop(0))):
+        _run("plot_from_file", argv)
 
 
-def _check_saved_results(asked: argparse.Namespace) -> None:
-    """Raise a UserError for environments and algorithms without results in the file of all_plots."""
-    results = _load(asked.input if asked.input.endswith(".pkl") else f"{asked.input}.pkl")
-    for other in map(_load, asked.merge):
+def _check_saved_results(asked: argparse.Namespace, saved: list[dict[str, Any]]) -> None:
+    """Raise a UserError for environments and algorithms without results in the files of all_plots."""
+    results = {env: dict(runs) for env, runs in saved[0].items() if env != "results_table"}
+    for other in saved[1:]:
         for env in results.keys() & other.keys():
             results[env] |= other[env]
     there = {"env": list(results), "key": list(dict.fromkeys(key for runs in results.values() for key in runs))}
@@ -124,14 +142,28 @@ def _check_saved_results(asked: argparse.Namespace) -> None:
         raise UserError(f"{asked.input} has no results of {', '.join(missing) or 'anything that is to be plotted'}")
 
 
-def _load(file: str) -> dict[str, dict[str, Any]]:
+def _read(name: str) -> dict[str, Any]:
+    """Return what all_plots has saved as a file, whose ending may be left out."""
+    file = next((Path(name + ending) for ending in ("", ".json", ".pkl") if Path(name + ending).is_file()), Path(name))
+    content = file.read_bytes()
     try:
-        results = read_pickle(Path(file).read_bytes(), "the results", ClassFinder(file, {}, trust=False))
-        del results["results_table"]
-    except (UserError, KeyError, TypeError) as error:
+        if content.startswith(b"{"):
+            saved = json.loads(content)
+        else:
+            saved = read_pickle(content, "the results", ClassFinder(str(file), {}, trust=False))
+        results = {
+            env: {key: {part: np.asarray(run[part], float)[()] for part in {*_CURVES, *run}} for key, run in runs.items()}
+            for env, runs in saved.items()
+            if env != "results_table"
+        }
+        return results | {"results_table": {part: list(saved["results_table"][part]) for part in ("headers", "value_matrix")}}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{file} is not a file that all_plots has saved: {error}") from error
-    saved: dict[str, dict[str, Any]] = results
-    return saved
+
+
+def _stand_ins(script: Any, **names: Any) -> Any:
+    """Replace globals of a script, so that it leaves reading and writing results to this module."""
+    return patch.multiple(script, create=True, open=lambda *_: nullcontext(), **names)
 
 
 class _Options:

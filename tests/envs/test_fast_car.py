@@ -3,9 +3,8 @@
 import ctypes
 import gc
 import math
-import resource
+import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -121,7 +120,7 @@ def test_every_number_is_gymnasiums(make_driver: Any, continuous: bool, cheap: N
 def test_every_number_is_gymnasiums_on_many_tracks(make_driver: Any, continuous: bool, cheap: None) -> None:
     theirs = Undrawn(continuous=continuous, domain_randomize=True)
     mine = CarRacing(continuous=continuous, domain_randomize=True)
-    for seed in range(1000, 1012):
+    for seed in range(1000, 1006):
         assert_same_episode(theirs, mine, make_driver, seed)
 
 
@@ -191,7 +190,7 @@ def test_tracks_are_gymnasiums(domain_randomize: bool, cheap: None) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("domain_randomize", [False, True])
 def test_many_tracks_are_gymnasiums(domain_randomize: bool, cheap: None) -> None:
-    assert assert_same_tracks(range(5000, 5500), domain_randomize) > 20
+    assert assert_same_tracks(range(5000, 5150), domain_randomize) > 5
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -292,48 +291,48 @@ def test_bodies_that_someone_adds_to_the_world_are_no_tiles(cheap: None) -> None
 
 
 class Mallinfo2(ctypes.Structure):
-    """What glibc's malloc tells of itself; the eighth number is the bytes in use."""
+    """What glibc's malloc tells of itself: the fifth number is the bytes in large blocks, the eighth those in all others."""
 
     _fields_ = [(f"field_{i}", ctypes.c_size_t) for i in range(10)]
 
 
-def allocated_bytes() -> int:
-    """Return what C and C++ have allocated and not freed; Python's small objects do not count. glibc 2.33 or later."""
+def allocated() -> np.ndarray:
+    """Return the bytes that C and C++ have allocated and not freed, and Python's number of blocks. glibc 2.33 or later."""
     mallinfo2 = ctypes.CDLL(None).mallinfo2
     mallinfo2.restype = Mallinfo2
     gc.collect()
-    return int(mallinfo2().field_7)
+    found = mallinfo2()
+    return np.array([found.field_4 + found.field_7, sys.getallocatedblocks()])
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="no glibc")
+needs_glibc = pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="no glibc")
+
+
+@needs_glibc
 def test_a_reset_leaks_no_shapes() -> None:
     env = CarRacing()
     sizes = []
-    for episode in range(120):
-        env.reset(seed=episode % 20)
-        if episode % 20 == 19:
-            sizes.append(allocated_bytes())
-    assert (sizes[-1] - sizes[1]) / 80 < 1000  # a car has eight shapes of 304 bytes
+    for episode in range(60):
+        env.reset(seed=episode % 10)
+        if episode % 10 == 9:
+            sizes.append(allocated()[0])
+    assert (sizes[-1] - sizes[1]) / 40 < 1000  # a car has eight shapes of 304 bytes
 
 
-def resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
-
-
+@needs_glibc
 @pytest.mark.slow
 @pytest.mark.parametrize("grayscale", [True, False])
-def test_memory_is_flat_over_200_episodes(grayscale: bool) -> None:
+def test_an_episode_leaves_no_memory_behind(grayscale: bool) -> None:
+    """Five tracks are driven alike in each round, so that the eight shapes of a car would show, which are 2.4 KB."""
     env = CarRacing(frame_skip=8, grayscale=grayscale)
-    rng = np.random.default_rng(0)
     sizes = []
-    for episode in range(200):
-        env.reset(seed=episode)
-        ended = False
-        while not ended:
-            action = rng.uniform([-0.3, 0, 0], [0.3, 0.5, 0.1])
-            _, _, terminated, truncated, _ = env.step(action)
-            ended = terminated or truncated
-        gc.collect()
-        sizes.append(resident_bytes())
-    assert np.median(sizes[-20:]) - np.median(sizes[30:50]) < 2**20
+    for _ in range(10):
+        rng = np.random.default_rng(0)
+        for seed in range(5):
+            env.reset(seed=seed)
+            for _ in range(50):
+                env.step(rng.uniform([-0.3, 0, 0], [0.3, 0.5, 0.1]))
+        sizes.append(allocated())
+    n_bytes, n_blocks = (sizes[-1] - sizes[4]) / 25  # Box2D fills its blocks of memory in the first rounds
+    assert n_bytes < 1500
+    assert n_blocks < 10

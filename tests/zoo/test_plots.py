@@ -1,12 +1,16 @@
 """rl-zoo3's plots: what is missing is named, and without a display they are files."""
 
+import copy
+import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 from PIL import Image
+from rl_zoo3.plots import all_plots
 
 from sb3_carracing.cli import main
 
@@ -65,21 +69,52 @@ def test_all_plots_and_plot_from_file_write_files_without_a_display(capsys: pyte
         write_run("beta_ppo", number)
     main(["all_plots", "-a", "beta_ppo", "-e", ENV, "-f", "logs", "-o", "curves"])
     # The last evaluations' means are 14.5 and 24.5.
-    assert "20 +/- 4" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "20 +/- 4" in printed
+    assert "Saving to curves.json\n" in printed
     assert Path(f"all_plots_Results_{ENV}.png").is_file()
     main(["plot_from_file", "-i", "curves", "-o", "figure.png"])
     with Image.open("figure.png") as figure:
         assert figure.format == "PNG"
-    main(["plot_from_file", "-i", "curves.pkl", "-o", "figure"])
+    main(["plot_from_file", "-i", "curves.json", "-o", "figure"])
     assert Path("figure").read_text().startswith("<?xml")
     assert not plt.get_fignums()
+    assert not list(Path().rglob("*.pkl"))
+
+
+def test_results_are_json_with_the_numbers_that_rl_zoo3_pickles(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in (1, 2):
+        write_run("beta_ppo", number)
+    arguments = ["-a", "beta_ppo", "-e", ENV, "-f", "logs", "--no-display"]
+    main(["all_plots", *arguments, "-o", "ours.json"])
+    monkeypatch.setattr("sys.argv", ["all_plots", *arguments, "-o", "theirs"])
+    all_plots()
+    theirs = pickle.loads(Path("theirs.pkl").read_bytes())
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return value.tolist() if isinstance(value, np.ndarray) else value
+
+    assert json.loads(Path("ours.json").read_text()) == plain(theirs)
+    capsys.readouterr()
+    # rl-zoo3's own file is read too, without unpickling it.
+    theirs[ENV]["PPO-logs"] = theirs[ENV]["BETA_PPO-logs"]
+    Path("theirs.pkl").write_bytes(pickle.dumps(theirs))
+    main(["plot_from_file", "-i", "ours", "--merge", "theirs", "-o", "figure.png"])
+    assert "keys: ['BETA_PPO-logs', 'PPO-logs']" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-i", "nothing"], "No such file or directory: 'nothing.pkl'"),
+        (["-i", "nothing"], "No such file or directory: 'nothing'"),
         (["-i", "junk"], "junk.pkl is not a file that all_plots has saved"),
+        (["-i", "attack"], "attack.pkl is not a file that all_plots has saved"),
+        (["-i", "incomplete"], "incomplete.json is not a file that all_plots has saved: 'mean'"),
+        (["-i", "curves", "--merge", "incomplete"], "incomplete.json is not a file that all_plots has saved: 'mean'"),
         (["-i", "curves", "--keep-envs", "Hopper-v5"], f"curves has no results of Hopper-v5; it has {ENV}"),
         (["-i", "curves", "--skip-keys", "PPO-logs"], "curves has no results of PPO-logs; it has BETA_PPO-logs"),
         (["-i", "curves", "--skip-envs", ENV], "curves has no results of anything that is to be plotted"),
@@ -92,11 +127,14 @@ def test_plot_from_file_names_what_is_missing(capsys: pytest.CaptureFixture[str]
     for number in (1, 2):
         write_run("beta_ppo", number)
     main(["all_plots", "-a", "beta_ppo", "-e", ENV, "-f", "logs", "-o", "curves", "--no-display"])
-    results = pickle.loads(Path("curves.pkl").read_bytes())
-    results["Other-v0"] = dict(results[ENV])
+    results = json.loads(Path("curves.json").read_text())
+    results["Other-v0"] = copy.deepcopy(results[ENV])
     results[ENV]["PPO-logs"] = results[ENV]["BETA_PPO-logs"]
-    Path("uneven.pkl").write_bytes(pickle.dumps(results))
+    Path("uneven.json").write_text(json.dumps(results))
+    del results["Other-v0"]["BETA_PPO-logs"]["mean"]
+    Path("incomplete.json").write_text(json.dumps(results))
     Path("junk.pkl").write_bytes(pickle.dumps([1]))
+    Path("attack.pkl").write_bytes(pickle.dumps({ENV: exit}))
     assert message in refused(capsys, "plot_from_file", *arguments)
 
 

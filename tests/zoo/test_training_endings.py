@@ -328,8 +328,11 @@ def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("to_all", [False, True], ids=["the parent", "all processes"])
-@pytest.mark.parametrize("command", [["train"], ["train_and_report", "--"]], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    ("command", "to_all"),
+    [(["train"], True), (["train_and_report", "--"], False)],
+    ids=["train, all processes", "train_and_report, the parent"],
+)
 def test_real_processes_end_at_a_signal(folder: Path, command: list[str], to_all: bool) -> None:
     """A job scheduler sends it to every process of the group, workers included."""
     process = start(folder, *command, "--env", "Pendulum-v1", "-n", "10000000", "--vec-env", "subproc", "--eval-freq", "-1")

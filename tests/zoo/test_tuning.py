@@ -437,8 +437,10 @@ def test_trial_zero_is_trained() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("sampler", "pruner"), [("tpe", "median"), ("random", "halving"), ("random", "none")])
-@pytest.mark.parametrize("module", ["rl_zoo3.train", "sb3_carracing"])
+@pytest.mark.parametrize(
+    ("module", "sampler", "pruner"),
+    [("rl_zoo3.train", "tpe", "median"), ("sb3_carracing", "random", "halving"), ("sb3_carracing", "random", "none")],
+)
 def test_rl_zoo3s_own_optimize(module: str, sampler: str, pruner: str) -> None:
     command = ["train"] if module == "sb3_carracing" else ["-conf", str(REPOSITORY / "hyperparams/beta_ppo.yml")]
     command += ["--algo", "beta_ppo", "--env", "Pendulum-v1", "-n", "600", "-optimize", "--n-trials", "2", "--seed", "1"]
@@ -452,7 +454,7 @@ def test_rl_zoo3s_own_optimize(module: str, sampler: str, pruner: str) -> None:
 @pytest.mark.slow
 def test_car_racing_is_tuned() -> None:
     """The real space on pictures: the callbacks of the YAML stay out, the value is the raw score on a validation track."""
-    small = ["-n", "1024", "--n-evaluations", "1", "--eval-episodes", "1", "-params", "n_envs:4"]
+    small = ["-n", "512", "--n-evaluations", "1", "--eval-episodes", "1", "-params", "n_envs:4"]
     small += ["--n-trials", "2", "--sampler", "random", "--seed", "0", "--optimization-log-path", "trials"]
     run("sb3_carracing", "tune", *small, "--storage", "sqlite:///s.db")
     trials = study("sqlite:///s.db", "beta_ppo_CarRacingFast-v3").trials

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import re
 import shutil
 import subprocess
@@ -118,7 +117,7 @@ def test_plots_compare_with_ppo(trained: tuple[Path, str]) -> None:
     zoo("train", "--algo", "ppo", "--env", CAR, "--seed", "3", *small, cwd=folder)
     command = ["-a", "ppo", "beta_ppo", "-e", CAR, "-f", "logs", "--no-million", "--no-display", "-o", "curves"]
     zoo("all_plots", *command, cwd=folder)
-    refusal = zoo("plot_from_file", "-i", "curves.pkl", "-o", "figure.png", cwd=folder, status=2)
+    refusal = zoo("plot_from_file", "-i", "curves.json", "-o", "figure.png", cwd=folder, status=2)
     assert "needs two runs of each algorithm" in refusal
     last: dict[str, list[float]] = {"ppo": [], "beta_ppo": []}
     for algo in last:
@@ -132,9 +131,9 @@ def test_plots_compare_with_ppo(trained: tuple[Path, str]) -> None:
     printed = zoo("all_plots", *command, cwd=folder)
     row = next(line for line in printed.splitlines() if line.startswith(f"|{CAR}"))
     assert [int(number) for number in re.findall(r"(-?\d+) \+/-", row)] == [round(np.mean(last[algo])) for algo in last]
-    curves = pickle.loads((folder / "curves.pkl").read_bytes())
+    curves = json.loads((folder / "curves.json").read_text())
     assert len(curves[CAR]) == 2
-    zoo("plot_from_file", "-i", "curves.pkl", "-o", "figure.png", cwd=folder)
+    zoo("plot_from_file", "-i", "curves.json", "-o", "figure.png", cwd=folder)
     zoo("plot_train", "-a", "beta_ppo", "-e", CAR, "-f", "logs", "-w", "2", cwd=folder)
 
 

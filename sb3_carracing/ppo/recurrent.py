@@ -32,7 +32,8 @@ class BetaLstmPolicy(BetaActorCriticPolicy, RecurrentActorCriticPolicy):  # type
             keep = (1.0 - starts[:, 0])[:, None]
             lstm_states = (keep * lstm_states[0], keep * lstm_states[1])
             episode_starts = th.zeros_like(episode_starts)
-        return RecurrentActorCriticPolicy._process_sequence(features, lstm_states, episode_starts, lstm)
+        output, lstm_states = RecurrentActorCriticPolicy._process_sequence(features, lstm_states, episode_starts, lstm)
+        return output, lstm_states
 
 
 class BetaCnnLstmPolicy(BetaLstmPolicy):

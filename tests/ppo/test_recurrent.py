@@ -75,10 +75,12 @@ def test_the_update_sees_the_densities_of_the_rollout(options: dict[str, Any]) -
     """Padded sequences with reset memories give the log-probabilities that were stored step by step, so the ratio is 1."""
     model = small(policy_kwargs=options, learning_rate=0.0, n_steps=64).learn(64)
     n_steps = 0
-    for minibatch in model.rollout_buffer.get(16):
+    policy: Any = model.policy
+    minibatches: Any = model.rollout_buffer.get(16)
+    for minibatch in minibatches:
         mask = minibatch.mask > 0.5
         arguments = (minibatch.observations, minibatch.actions, minibatch.lstm_states, minibatch.episode_starts)
-        values, log_prob, entropy = model.policy.evaluate_actions(*arguments)
+        values, log_prob, entropy = policy.evaluate_actions(*arguments)
         th.testing.assert_close(log_prob[mask], minibatch.old_log_prob[mask], atol=1e-4, rtol=0)
         th.testing.assert_close(values.flatten()[mask], minibatch.old_values[mask], atol=1e-4, rtol=0)
         assert th.isfinite(log_prob).all(), "padding must not give NaN gradients"
@@ -127,7 +129,8 @@ def test_the_policies_run_in_sb3_contribs_own_algorithm() -> None:
 class TestFiles:
     def test_a_loaded_agent_plays_as_the_saved_one(self, tmp_path: Path) -> None:
         model = small(policy_kwargs=OPTIONS).learn(64)
-        model.policy.deterministic_action = "mean"
+        policy: Any = model.policy
+        policy.deterministic_action = "mean"
         model.save(tmp_path / "agent")
         assert not any(name.endswith((".pth", ".pkl")) for name in zipfile.ZipFile(tmp_path / "agent.zip").namelist())
         loaded = BetaRecurrentPPO.load(tmp_path / "agent", device="cpu")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sb3_carracing import load_agent
-from sb3_carracing.__main__ import main
+from sb3_carracing.cli import main
 from sb3_carracing.evaluation import evaluate
 from sb3_carracing.ppo.recurrent import BetaRecurrentPPO
 

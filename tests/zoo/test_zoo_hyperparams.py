@@ -54,7 +54,7 @@ def test_ppo_has_the_zoos_own_values_on_small_tasks(env_id: str) -> None:
 
 @pytest.mark.parametrize("algo", ["ppo", "ppo_lstm"])
 def test_every_entry_has_a_baseline(algo: str) -> None:
-    for env_id in entries("beta_ppo"):
+    for env_id in entries("beta_ppo").keys() - {"default"}:
         assert env_id in yaml.safe_load(_default_config(algo, env_id).read_text())
 
 

@@ -14,13 +14,14 @@ from sb3_carracing.deprecated import old_names
 from sb3_carracing.errors import UserError
 from sb3_carracing.files import listing
 from sb3_carracing.pipelines import Pipeline, import_by_path, pipeline_env
-from sb3_carracing.ppo.beta_ppo import BetaPPO
+from sb3_carracing.ppo.beta_algorithm import BetaAlgorithm
 from sb3_carracing.ppo.saving.sb3_files import load_sb3_agent
 
 __getattr__ = old_names(__name__)
 
 ALGORITHMS = {
     "beta_ppo": "sb3_carracing.BetaPPO",
+    "beta_ppo_lstm": "sb3_carracing.ppo.recurrent.BetaRecurrentPPO",
     **{name: f"stable_baselines3.{name.upper()}" for name in ("a2c", "ddpg", "dqn", "ppo", "sac", "td3")},
     **{name: f"sb3_contrib.{name.upper()}" for name in ("ars", "qrdqn", "tqc", "trpo")},
     "crossq": "sb3_contrib.CrossQ",
@@ -66,7 +67,7 @@ def read_agent(file: str | Path, algo: str = "beta_ppo", device: str = "cpu", tr
     off_policy = issubclass(algorithm, OffPolicyAlgorithm)
     memory: dict[str, Any] = {"buffer_size": 1, "optimize_memory_usage": False} if off_policy else {}
     try:
-        if issubclass(algorithm, BetaPPO):
+        if issubclass(algorithm, BetaAlgorithm):
             return algorithm.load(file, device=device, custom_objects=idle, trust=trust)
         return load_sb3_agent(algorithm, file, trust, idle, device=device, **memory)
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:

@@ -243,4 +243,10 @@ def separate(runs: Sequence[RunInfo]) -> dict[str, RunInfo]:
     return names
 
 
-_ALGORITHM_NAMES = {"beta_ppo": "BetaPPO", "ppo_lstm": "RecurrentPPO", "crossq": "CrossQ", "qrdqn": "QR-DQN"}
+_ALGORITHM_NAMES = {
+    "beta_ppo": "BetaPPO",
+    "beta_ppo_lstm": "BetaRecurrentPPO",
+    "ppo_lstm": "RecurrentPPO",
+    "crossq": "CrossQ",
+    "qrdqn": "QR-DQN",
+}

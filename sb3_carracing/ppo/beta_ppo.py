@@ -8,8 +8,6 @@ which `CompactRolloutBuffer` inherits. The third step is `BetaPPO.train` below.
 """
 
 import copy
-import io
-import pathlib
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -20,7 +18,6 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import (
     DictRolloutBufferSamples,
@@ -28,13 +25,13 @@ from stable_baselines3.common.type_aliases import (
     MaybeCallback,
     RolloutBufferSamples,
     Schedule,
-    TensorDict,
 )
 from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_carracing.errors import UserError
 from sb3_carracing.ppo import distributed, hyperparameters, losses, ranks
+from sb3_carracing.ppo.beta_algorithm import BetaAlgorithm
 from sb3_carracing.ppo.buffers import CompactRolloutBuffer
 from sb3_carracing.ppo.copying import copy_model
 from sb3_carracing.ppo.distributions import BetaDistribution
@@ -50,22 +47,19 @@ from sb3_carracing.ppo.health import Watch
 from sb3_carracing.ppo.losses import ValueLoss
 from sb3_carracing.ppo.metrics import outputs_of, share_at_bounds, to_host
 from sb3_carracing.ppo.policies import (
-    BETA_OPTIONS,
     Autocast,
     CnnPolicy,
     MlpPolicy,
     MultiInputPolicy,
     NamedPartsPolicy,
 )
-from sb3_carracing.ppo.saving import loading, writing
-from sb3_carracing.ppo.saving.weights import match_layout
 from sb3_carracing.ppo.torch_layers import ImageExtractor
 from sb3_carracing.system import keep_freed_memory
 
 __all__ = ["BetaPPO", "NonFiniteLossError"]
 
 
-class BetaPPO(OnPolicyAlgorithm):
+class BetaPPO(BetaAlgorithm):
     """PPO, clip version (Schulman et al. 2017), with a Beta policy (Chou et al. 2017) on bounded continuous actions.
 
     A drop-in replacement for `stable_baselines3.PPO`, with the same arguments, defaults, log keys, warnings and errors. It
@@ -232,53 +226,6 @@ class BetaPPO(OnPolicyAlgorithm):
             self._setup_lr_schedule()
         super()._update_learning_rate(optimizers)
 
-    def set_parameters(
-        self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: th.device | str = "auto"
-    ) -> None:
-        """Set weights and optimizer state as in SB3, and leave the optimizer's step counts on the CPU.
-
-        A new optimizer also keeps them on the CPU. On a GPU, every minibatch would wait for each parameter's count.
-        """
-        if not isinstance(load_path_or_dict, dict):
-            load_path_or_dict = loading.read_parameters(load_path_or_dict, device)
-        super().set_parameters(load_path_or_dict, exact_match, device)
-        optimizer = self.policy.optimizer
-        match_layout(optimizer)
-        if not any(group.get("capturable") or group.get("fused") for group in optimizer.param_groups):
-            for state in optimizer.state.values():
-                if th.is_tensor(state.get("step")):
-                    state["step"] = state["step"].cpu()
-
-    def save(
-        self,
-        path: str | pathlib.Path | io.BufferedIOBase,
-        exclude: Iterable[str] | None = None,
-        include: Iterable[str] | None = None,
-    ) -> None:
-        """Save without pickle, see `saving`. A `deterministic_action` that was changed on the policy is kept."""
-        action = getattr(self.policy, "deterministic_action", None)
-        built_with = self.policy_kwargs.get("deterministic_action", BETA_OPTIONS["deterministic_action"])
-        if action not in (None, built_with):
-            self.policy_kwargs = {**self.policy_kwargs, "deterministic_action": action}
-        writing.save_agent(self, path, exclude, include)
-
-    @classmethod
-    def load(
-        cls,
-        path: str | pathlib.Path | io.BufferedIOBase,
-        env: GymEnv | None = None,
-        device: th.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        trust: bool = False,
-        **kwargs: Any,
-    ) -> Self:
-        """Load an agent, arguments as in SB3; a file that could run code is refused unless `trust` is set."""
-        return loading.load_agent(
-            cls, path, env, device, custom_objects, print_system_info, force_reset, trust=trust, **kwargs
-        )
-
     def _excluded_save_params(self) -> list[str]:
         unsaved = ["_scheduled_learning_rate", "_watch", "_callback", "_on_resume"]
         return [*super()._excluded_save_params(), *unsaved]
@@ -296,15 +243,6 @@ class BetaPPO(OnPolicyAlgorithm):
             callback.model = self
         self._callback = weakref.ref(callback)  # a copy of the model does not copy its callbacks
         return total_timesteps, callback
-
-    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
-        """Keep the remaining progress at 0 or above.
-
-        The last rollout may end beyond `total_timesteps`. Stock PPO's progress is then negative, and so is a learning rate
-        that decays to 0. The last update then increases the loss (an approximate KL of 0.1 in one CarRacing run).
-        """
-        super()._update_current_progress_remaining(num_timesteps, total_timesteps)
-        self._current_progress_remaining = max(0.0, self._current_progress_remaining)
 
     def _maybe_recommend_cpu(self, mlp_class_name: str = MlpPolicy.__name__) -> None:
         """Warn, as stock PPO does, when a small network is trained on a GPU."""

@@ -24,7 +24,7 @@ from sb3_carracing.errors import UserError
 from sb3_carracing.files import data_dir
 from sb3_carracing.pipelines import FAST_ID, env_spec, is_car_racing
 from sb3_carracing.runs import BEST_AGENT, TRAINED_AGENTS, readable_agent, statistics_of
-from sb3_carracing.zoo.register import ALGO_NAME
+from sb3_carracing.zoo.register import ALGO_NAME, BETA_ALGORITHMS
 
 
 @dataclass(frozen=True)
@@ -93,14 +93,14 @@ def options_for(command: str, asked: AskedAgent) -> list[str]:
     folder = Path(asked.folder or TRAINED_AGENTS)
     options: list[str] = []
     packaged = data_dir(TRAINED_AGENTS)
-    if asked.folder is None and not folder.is_dir() and (asked.algo == ALGO_NAME or _runs_of(asked, packaged)):
+    if asked.folder is None and not folder.is_dir() and (asked.algo in BETA_ALGORITHMS or _runs_of(asked, packaged)):
         folder = packaged
         options += ["--folder", str(folder)]
         if command == "record_video" and asked.output_folder is None:
             # By default films go next to the agent, which is in site-packages.
             options += ["--output-folder", "videos"]
     # Of other algorithms rl-zoo3 downloads the agents that a folder of this name lacks.
-    may_be_downloaded = asked.algo != ALGO_NAME and TRAINED_AGENTS in str(folder)
+    may_be_downloaded = asked.algo not in BETA_ALGORITHMS and TRAINED_AGENTS in str(folder)
     if not may_be_downloaded or _runs_of(asked, folder):
         options += ["--exp-id", str(run_number(folder, asked, asked.pattern()))]
     return options

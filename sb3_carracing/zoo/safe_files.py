@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_carracing.errors import UserError
 from sb3_carracing.files import tolerating_full_disk, write_atomically
-from sb3_carracing.ppo.beta_ppo import BetaPPO
+from sb3_carracing.ppo.beta_algorithm import BetaAlgorithm
 from sb3_carracing.ppo.saving.archives import write_file
 from sb3_carracing.ppo.saving.sb3_files import load_from_zip_file
 from sb3_carracing.ppo.saving.vec_normalize import read_statistics, write_statistics
@@ -48,7 +48,7 @@ def safe_files(trust: bool = False) -> Iterator[None]:
         replace(VecNormalize, "load", staticmethod(load_statistics))
         replace(VecNormalize, "save", save_statistics)
         if trust:
-            replace(BetaPPO, "load", classmethod(_load_with_trust))
+            replace(BetaAlgorithm, "load", classmethod(_load_with_trust))
         if not trust:
             replace(yaml, "UnsafeLoader", DataLoader)
             replace(base_class, "load_from_zip_file", load_from_zip_file)
@@ -96,11 +96,11 @@ def known_wrappers(trust: bool = False) -> Iterator[None]:
         yield
 
 
-_load = BetaPPO.load.__func__  # type: ignore[attr-defined]
+_load = BetaAlgorithm.load.__func__  # type: ignore[attr-defined]
 
 
-def _load_with_trust(cls: type[BetaPPO], *args: Any, **kwargs: Any) -> BetaPPO:
-    model: BetaPPO = _load(cls, *args, **{**kwargs, "trust": True})
+def _load_with_trust(cls: type[BetaAlgorithm], *args: Any, **kwargs: Any) -> BetaAlgorithm:
+    model: BetaAlgorithm = _load(cls, *args, **{**kwargs, "trust": True})
     return model
 
 

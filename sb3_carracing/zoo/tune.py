@@ -32,7 +32,7 @@ from sb3_carracing.pipelines import Pipeline, pipeline_env, wrap_alike, wrapper_
 from sb3_carracing.zoo import study as studies
 from sb3_carracing.zoo.hyperparameters import evaluated
 from sb3_carracing.zoo.manager import CarRacingExperimentManager
-from sb3_carracing.zoo.register import ALGO_NAME
+from sb3_carracing.zoo.register import BETA_ALGORITHMS
 from sb3_carracing.zoo.reporter import Reporter, divergence, prune
 from sb3_carracing.zoo.search_space import UPDATES_PER_REPORT, fitting_extractors, n_steps_powers, smallest_rollout
 from sb3_carracing.zoo.storage import HEARTBEAT_INTERVAL, open_storage, quiet, shown
@@ -98,7 +98,7 @@ class TuningManager(CarRacingExperimentManager):
         # Where rl-zoo3 looks at the environment as well.
         self._observation_space = env.observation_space
         self._make_evaluation_env().close()
-        if self.algo == ALGO_NAME:
+        if self.algo in BETA_ALGORITHMS:
             n_steps_powers(self.n_envs, self._max_rollout)
         processed: dict[str, Any] = super()._preprocess_action_noise(hyperparams, saved_hyperparams, env)
         self._check_searched(processed)
@@ -111,7 +111,7 @@ class TuningManager(CarRacingExperimentManager):
         with quiet(), _quiet_log():
             trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
             searched = set(self._sample(trial, hyperparams))
-        if self.algo == ALGO_NAME:
+        if self.algo in BETA_ALGORITHMS:
             # What is not searched of ours stays.
             searched.discard("policy_kwargs")
             given |= set(evaluated("policy_kwargs", (self.custom_hyperparams or {}).get("policy_kwargs")) or ())
@@ -325,7 +325,7 @@ class OptimizingManager(TuningManager):
     def _preprocess_action_noise(
         self, hyperparams: dict[str, Any], saved_hyperparams: dict[str, Any], env: VecEnv
     ) -> dict[str, Any]:
-        if self.algo == ALGO_NAME and self._max_rollout * UPDATES_PER_REPORT > self._interval:
+        if self.algo in BETA_ALGORITHMS and self._max_rollout * UPDATES_PER_REPORT > self._interval:
             warnings.warn(
                 f"{self._interval} steps between two reports leave no {UPDATES_PER_REPORT} updates of the smallest rollout, "
                 f"{self._max_rollout} steps: the values will say little. Raise -n, or lower --n-evaluations or n_envs",

@@ -1,0 +1,54 @@
+"""The scores on the page `when_beta.md` are those of the stored tables."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = (ROOT / "docs" / "when_beta.md").read_text()
+
+
+def shown(scores: pd.Series, digits: int = 1) -> str:
+    return f"({', '.join(f'{score:.{digits}f}' for score in scores)})"
+
+
+def test_carracing() -> None:
+    early = pd.read_csv(RESULTS / "peers/validation.csv")
+    early = early[early.frames.between(249_000, 251_000)]
+    late = pd.read_csv(RESULTS / "peers/episodes.csv")
+    for algorithm, n_lost in (("beta_ppo", 2), ("ppo_gaussian", 18)):
+        assert shown(early[early.run.str.startswith(f"{algorithm}-")]["mean"], 0) in PAGE
+        episodes = late[late.run.str.startswith(f"{algorithm}-")]
+        scores = episodes.groupby("run").score.mean()
+        assert f"{scores.mean():.1f} {shown(scores)}" in PAGE
+        assert ((episodes.score < 700).sum(), len(episodes)) == (n_lost, 300)
+
+
+@pytest.mark.parametrize("task", ["MountainCarContinuous-v0", "LunarLanderContinuous-v3", "Pendulum-v1"])
+def test_values_of_each(task: str) -> None:
+    runs = pd.read_csv(RESULTS / "tasks/runs.csv")
+    for algorithm in ("ppo", "beta_ppo"):
+        scores = runs[runs.config == f"{algorithm}_{task}"].score
+        assert f"{scores.mean():.1f} {shown(scores)}" in PAGE
+
+
+def test_equal_values() -> None:
+    runs = pd.read_csv(RESULTS / "parameterization/runs.csv").set_index("config").score
+    for task in ("pendulum", "mountain_car"):
+        assert f"| ({runs[f'{task}_exp']:.1f}) | ({runs[f'{task}_gaussian']:.1f}) |" in PAGE
+    assert f"scored {runs['pendulum_margin']:.1f}" in PAGE
+
+
+def test_mean_and_mode() -> None:
+    table = pd.read_csv(RESULTS / "deterministic_action/scores.csv")
+
+    def mean(task: str, steps: int, column: str, digits: int = 0) -> str:
+        return f"{table[(table.task == task) & (table.steps == steps)][column].mean():.{digits}f}"
+
+    pendulum, lander = ("Pendulum-v1", 28_672), ("LunarLanderContinuous-v3", 311_296)
+    assert f"{mean(*pendulum, 'mode')} against {mean(*pendulum, 'mean')} for the mean" in PAGE
+    sampled, mode, average = (mean(*lander, column) for column in ("sampled", "mode", "mean"))
+    actions = f"sampled actions scored {sampled}, the mode {mode} and the mean {average}"
+    assert f"{mean(*lander, 'concentration', 1)}, {actions}" in PAGE.replace("\n", " ")

@@ -15,6 +15,7 @@ from stable_baselines3.common.monitor import ResultsWriter
 
 from sb3_carracing.callbacks.checkpoint import agent_bytes, state_bytes, statistics_bytes
 from sb3_carracing.files import next_free, tolerating_full_disk, write_atomically
+from sb3_carracing.ppo.distributed import current
 from sb3_carracing.resume import is_collecting
 from sb3_carracing.signals import Stopped, check_signals, has_come, postpone, say
 
@@ -41,7 +42,7 @@ class Keeper(BaseCallback):
     """Keep the state after the last finished update in memory, and stop the training at a signal.
 
     Off-policy algorithms and small rollouts update every few milliseconds, and keeping each state would slow them down. There
-    some states are skipped, and a signal waits for the next update.
+    some states are skipped, and a signal waits for the next update. Ranks skip the same states.
 
     Args:
         begin: called at the start of every rollout, right before the first step of it.
@@ -61,7 +62,7 @@ class Keeper(BaseCallback):
     def _on_rollout_start(self) -> None:
         self._begin()
         start = time.monotonic()
-        skips = start < self._not_before
+        skips = current().same(start < self._not_before)
         if not skips or has_come():
             self._keep()
             self._not_before = start + PAUSE * (time.monotonic() - start)

@@ -203,12 +203,16 @@ def test_ranks_do_not_outlive_their_launcher(training: "subprocess.Popen[str]") 
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_the_agent(training: "subprocess.Popen[str]", tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", [None, 1])
+def test_ctrl_c_saves_the_agent(training: "subprocess.Popen[str]", tmp_path: Path, first: int | None) -> None:
     pids = ranks_of(training.pid)
     time.sleep(8)  # rollouts are so short here that only some states are kept
+    if first is not None:  # this rank notices it before the others, which lose the connection to it
+        os.kill(pids[first], signal.SIGINT)
     training.send_signal(signal.SIGINT)
     _, errors = training.communicate(timeout=300)
     assert training.returncode == 128 + signal.SIGINT, errors
+    assert errors.count("resume with: python -m sb3_carracing train --ranks 2") == 1
     assert not any(map(is_running, pids))
     assert BetaPPO.load(tmp_path / "logs/beta_ppo/Pendulum-v1_1/Pendulum-v1.zip").num_timesteps > 0
 

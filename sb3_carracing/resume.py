@@ -5,11 +5,12 @@
 training.json           generators, environments, vectorized wrappers, callbacks and values not logged yet
 training.safetensors    arrays that training.json refers to
 
+If several ranks train, `training.1.json`, `training.1.safetensors` and so on hold those of the further ranks.
+
 `restore` reads them. Other readers of agents ignore them.
 """
 
 import io
-import json
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -27,38 +27,37 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_carracing.envs.replayable import OUTERMOST, REPLAY, check_episode_state
 from sb3_carracing.errors import UserError
+from sb3_carracing.ppo import distributed
 from sb3_carracing.ppo.beta_ppo import BetaPPO
+from sb3_carracing.ppo.ranks import RankCallbacks
 from sb3_carracing.ppo.saving import training_state, vec_normalize
 from sb3_carracing.ppo.saving.archives import Archive, read_file
 from sb3_carracing.ppo.saving.loading import is_own_format, read_document
 from sb3_carracing.ppo.saving.named_classes import ClassFinder
-from sb3_carracing.ppo.saving.plain_data import UNREADABLE, Decoder, Encoder, NotDataError, problem
-from sb3_carracing.ppo.saving.training_state import of_kind
+from sb3_carracing.ppo.saving.plain_data import UNREADABLE, Decoder, problem
+from sb3_carracing.ppo.saving.training_state import FORMAT, FORMAT_VERSION, LAST, of_kind
 from sb3_carracing.ppo.saving.weights import read_arrays
 
-FORMAT = "sb3-carracing training"
-FORMAT_VERSION = 1
-
 _KEYS = {"generators", "environments", "wrappers", "callbacks", "log"}
-_LAST = ("_last_obs", "_last_original_obs", "_last_episode_starts")
-"""Attributes of a model from which the next rollout begins. An agent's file holds them, and `load` ignores them."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """The state of a training, as a file has it.
+    """The state of this rank's training, as a file has it.
 
     Attributes:
         file: What errors call the file.
         state: The content of training.json; None if there is no such entry.
         last: Observations and episode starts from which the next rollout begins.
         means: The running means of a VecNormalize; None if there is none.
+        n_ranks: The number of ranks whose states the file holds.
     """
 
     file: str
     state: Any
     last: dict[str, Any]
     means: Any
+    n_ranks: int = 1
 
 
 def snapshot(model: BaseAlgorithm) -> bytes:
@@ -66,6 +65,9 @@ def snapshot(model: BaseAlgorithm) -> bytes:
 
     Call it after an update and before the next rollout's first step, such as in a callback's `on_rollout_start`. Other
     algorithms than `BetaPPO` are saved as they save themselves, without the state of the training.
+
+    If several ranks train, one of them may call it, and the file holds the states of all. They are from the start of the
+    rollout or the end of the training; at another time the file holds only the agent.
 
     Raises:
         RuntimeError: A rollout is being collected. Its steps would be lost.
@@ -75,11 +77,12 @@ def snapshot(model: BaseAlgorithm) -> bytes:
     if isinstance(model, BetaPPO):
         if is_collecting(model):
             raise RuntimeError("snapshot() in the middle of a rollout: call it in on_rollout_start")
-        encode = Encoder()
-        document = {"format": FORMAT, "version": FORMAT_VERSION, **_state(model, encode)}
+        callback = model._callback()
+        has_ranks = isinstance(callback, RankCallbacks)
+        entries = callback.states.get(model.num_timesteps, {}) if has_ranks else training_state.entries(model)
         with zipfile.ZipFile(stream, "a") as archive:
-            archive.writestr("training.json", json.dumps(document, allow_nan=False))
-            archive.writestr("training.safetensors", safetensors.numpy.save(encode.arrays))
+            for name, content in entries.items():
+                archive.writestr(name, content)
     return stream.getvalue()
 
 
@@ -89,7 +92,7 @@ def is_collecting(model: BaseAlgorithm) -> bool:
 
 
 def read_training(source: str | Path | bytes, model: BaseAlgorithm) -> Training:
-    """Read the state of a training and check it.
+    """Read the state of a training and check it. Of several ranks, each reads its own.
 
     Args:
         source: What `snapshot` returned, or the path of a file with it. Other agents hold no state.
@@ -101,22 +104,28 @@ def read_training(source: str | Path | bytes, model: BaseAlgorithm) -> Training:
     archive = Archive(*read_file(io.BytesIO(source) if isinstance(source, bytes) else source))
     if not isinstance(model, BetaPPO) or not is_own_format(archive) or "training.json" not in archive:
         return Training(archive.name, None, {}, None)
-    state = archive.read_json("training.json")
+    group = distributed.join()
+    n_ranks = sum(training_state.ENTRY.fullmatch(name) is not None for name in archive.entries) // 2
+    entry = training_state.entry(group.rank if n_ranks == group.size else 0)
+    state = archive.read_json(f"{entry}.json")
     version = state.pop("version", None)
-    if state.pop("format", None) != FORMAT or type(version) is not int or set(state) != _KEYS:
-        raise UserError(f"{archive.name}: training.json must name the format {FORMAT!r}, its version and {sorted(_KEYS)}")
+    if state.pop("format", None) != FORMAT or type(version) is not int or set(state) - {"last"} != _KEYS:
+        raise UserError(f"{archive.name}: {entry}.json must name the format {FORMAT!r}, its version and {sorted(_KEYS)}")
     if version != FORMAT_VERSION:
         raise UserError(
             f"{archive.name}: its training is written in version {version} of the format, and this version of sb3-carracing "
             f"reads {FORMAT_VERSION}"
         )
     find_class = ClassFinder(archive.name, {}, trust=False)
-    decode = Decoder(read_arrays(archive, "training.safetensors"), find_class)
+    decode = Decoder(read_arrays(archive, f"{entry}.safetensors"), find_class)
     decode_agent = Decoder(read_arrays(archive, "arrays.safetensors"), find_class)
     document = read_document(archive)
-    last = {name: decode_agent(name, document["state"].get(name)) for name in _LAST}
+    state = decode(f"{entry}.json", state)
+    own = state.pop("last", None)  # that of rank 0 is in the agent's own entries
+    with _damage(archive.name):
+        last = {name: own[name] if own else decode_agent(name, document["state"].get(name)) for name in LAST}
     means = decode_agent("vec_normalize", document.get("vec_normalize"))
-    training = Training(archive.name, decode("training.json", state), last, means)
+    training = Training(archive.name, state, last, means, n_ranks)
     _check(training, model)
     return training
 
@@ -125,7 +134,7 @@ def restore(model: BaseAlgorithm, source: str | Path | bytes | Training) -> str 
     """Bring a loaded agent and its environments back to where `snapshot` was called.
 
     Call it last, right before `learn(remaining_steps, reset_num_timesteps=False)`, which then resets neither environments
-    nor generators. The generators are set when `learn` has started all callbacks.
+    nor generators. The generators are set when `learn` has started all callbacks. If several ranks train, all of them call it.
 
     Args:
         model: The agent of the same file, loaded with environments that are built as those of the training.
@@ -139,11 +148,11 @@ def restore(model: BaseAlgorithm, source: str | Path | bytes | Training) -> str 
         UserError: The file is damaged.
     """
     training = source if isinstance(source, Training) else read_training(source, model)
-    why_not = _why_not(training, model)
+    why_not = _of_any_rank(_why_not(training, model))
     if why_not is None:
         assert isinstance(model, BetaPPO)
         assert model.env is not None
-        why_not = _replay(model.env, training.state["environments"])
+        why_not = _of_any_rank(_replay(model.env, training.state["environments"]))
         with _damage(training.file):
             normalize = model.get_vec_normalize_env()
             if normalize is not None:
@@ -176,27 +185,9 @@ class _GoOn(BaseCallback):
         return True
 
 
-def _state(model: BetaPPO, encode: Encoder) -> dict[str, Any]:
-    """Return the content of training.json."""
-    assert model.env is not None
-    values = {
-        "generators": training_state.generators(model),
-        "wrappers": training_state.wrappers(model.env),
-        "callbacks": training_state.callbacks(model._callback()),
-        "log": training_state.log(getattr(model, "_logger", None)),
-    }
-    return {"environments": _environments(model.env, encode), **{name: encode(name, value) for name, value in values.items()}}
-
-
-def _environments(venv: VecEnv, encode: Encoder) -> Any:
-    """Return the states of the environments, None if one of them cannot be played again."""
-    if not venv.has_attr("episode_state"):
-        return None
-    states = venv.env_method("episode_state")
-    try:
-        return None if any(state is None for state in states) else encode("environments", states)
-    except NotDataError:  # options or observations of an unusual kind
-        return None
+def _of_any_rank(why_not: str | None) -> str | None:
+    """Return the first reason of any rank, None if there is none."""
+    return next((reason for reason in distributed.current().gather(why_not) if reason is not None), None)
 
 
 def _replay(venv: VecEnv, states: list[dict[str, Any]]) -> str | None:
@@ -218,6 +209,9 @@ def _why_not(training: Training, model: BaseAlgorithm) -> str | None:
         return f"{training.file} does not hold the state of its training"
     if venv is None:
         return "the agent has no environment"
+    n_ranks = distributed.current().size
+    if training.n_ranks != n_ranks:
+        return f"it was trained on {training.n_ranks} rank(s), not on {n_ranks}"
     if model.use_sde:
         return "gSDE draws new noise"
     if (state["generators"]["device"] is not None) != (model.device.type == "cuda"):

@@ -19,6 +19,7 @@ import pytest
 import safetensors.numpy
 import torch as th
 from gymnasium.wrappers import FrameStackObservation
+from rank_processes import on_ranks
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -201,6 +202,34 @@ def test_the_best_score_of_sb3s_evaluation_is_kept() -> None:
     other = EvalCallback(pendulum(), eval_freq=10_000, verbose=0)
     model.learn(1, [Snapshots(), other], reset_num_timesteps=False)
     assert other.best_mean_reward == best_then
+
+
+def on_a_rank(total: int, content: bytes | None) -> tuple[str, dict[int, bytes], str | None]:
+    """Train as one of several ranks, and return the weights, snapshots by step, and why a resume is not exact."""
+    env, why_not = VecNormalize(pendulum(), gamma=0.95), None
+    if content is None:
+        model = agent(env)
+    else:
+        another_process()
+        model = BetaPPO.load(io.BytesIO(content), env=env, device="cpu")
+        why_not = restore(model, content)
+    snapshots = Snapshots()
+    model.learn(total - model.num_timesteps, [snapshots, ProgressCallback()], reset_num_timesteps=content is None)
+    return weights(model), snapshots.all, why_not
+
+
+def test_ranks_go_on_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    total = 4 * 2 * ROLLOUT
+    whole = on_ranks(2, on_a_rank, total, None)
+    snapshots = whole[0][1]
+    assert not whole[1][1], "only rank 0 calls this callback"
+    for rollout in (1, 3):
+        content = snapshots[rollout * 2 * ROLLOUT]
+        (weights_0, snapshots, _), (weights_1, *_) = resumed = on_ranks(2, on_a_rank, total, content)
+        assert [why_not for *_, why_not in resumed] == [None, None]
+        assert weights_0 == weights_1 == whole[0][0]
+    assert on_ranks(1, on_a_rank, total, content)[0][2] == "it was trained on 2 rank(s), not on 1"
 
 
 def test_a_snapshot_is_an_agent_and_repeats_itself(tmp_path: Path) -> None:

@@ -239,8 +239,12 @@ class BetaPPO(BetaAlgorithm):
         total_timesteps, callback = super()._setup_learn(*args, **kwargs)
         if self._on_resume is not None:
             self._on_resume.init_callback(self)
-            callback, self._on_resume = CallbackList([callback, self._on_resume]), None
-            callback.model = self
+            if isinstance(callback, ranks.RankCallbacks):
+                callback.callbacks.append(self._on_resume)
+            else:
+                callback = CallbackList([callback, self._on_resume])
+                callback.model = self
+            self._on_resume = None
         self._callback = weakref.ref(callback)  # a copy of the model does not copy its callbacks
         return total_timesteps, callback
 

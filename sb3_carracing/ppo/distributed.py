@@ -100,7 +100,12 @@ def join() -> Group:
         if th.cuda.is_available():
             th.cuda.set_device(own_device("cuda"))
         patience = timedelta(seconds=timeout() + min(timeout(), _GRACE))
-        dist.init_process_group("nccl" if has_own_gpu else "gloo", timeout=patience)
+        store, rank, size = next(dist.rendezvous("env://", timeout=patience))
+        store.set_timeout(patience)
+        # torch 2.13 gives a restart the store of the ranks that failed, with their addresses in it.
+        store = dist.PrefixStore(f"{_number('TORCHELASTIC_RESTART_COUNT', 0)} {size}", store)
+        backend = "nccl" if has_own_gpu else "gloo"
+        dist.init_process_group(backend, timeout=patience, store=store, rank=rank, world_size=size)
         atexit.register(_leave)
         if sys.platform == "linux":  # no rank outlives its launcher
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)

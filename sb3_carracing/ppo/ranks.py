@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_carracing.errors import UserError
 from sb3_carracing.ppo.distributed import Group, alive, check_shares, rest
+from sb3_carracing.ppo.saving import training_state
 
 T = TypeVar("T")
 
@@ -73,6 +74,7 @@ class RankCallbacks(CallbackList):
 
     Attributes:
         stops: Whether a callback of any rank has stopped the training. All ranks finish the rollout first.
+        states: By the number of steps, what an agent's file holds of all ranks' trainings at the start of the latest rollout.
     """
 
     def __init__(self, group: Group, callbacks: list[BaseCallback], normalize: VecNormalize | None):
@@ -82,10 +84,15 @@ class RankCallbacks(CallbackList):
         self._episodes: list[dict[str, Any]] = []
         self._successes: list[bool] = []
         self.stops = False
+        self.states: dict[int, dict[str, bytes]] = {}
 
     def _on_training_start(self) -> None:
         super()._on_training_start()
         alive()
+
+    def _on_rollout_start(self) -> None:
+        self._gather_states()
+        super()._on_rollout_start()
 
     def _on_step(self) -> bool:
         alive()
@@ -116,8 +123,13 @@ class RankCallbacks(CallbackList):
         super()._on_rollout_end()
 
     def _on_training_end(self) -> None:
+        self._gather_states()
         super()._on_training_end()
         rest()
+
+    def _gather_states(self) -> None:
+        of_ranks = self._group.gather(training_state.entries(self.model, self._group.rank))
+        self.states = {self.model.num_timesteps: {name: content for rank in of_ranks for name, content in rank.items()}}
 
 
 class _ProgressBar(ProgressBarCallback):

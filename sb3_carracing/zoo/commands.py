@@ -31,7 +31,7 @@ def train(argv: list[str]) -> Path | None:
     """Train an agent with rl-zoo3's arguments.
 
     Args:
-        argv: arguments of rl-zoo3's train, and `--ranks N|auto`, see `zoo.ranks`.
+        argv: arguments of rl-zoo3's train, and `--ranks N|auto` and `--max-restarts K`, see `zoo.ranks`.
 
     Returns:
         The run's folder. None after `-optimize`, and if a signal stopped the training, which saves the agent.
@@ -41,12 +41,13 @@ def train(argv: list[str]) -> Path | None:
     """
     managers: list[CarRacingExperimentManager] = []
     given = argv
-    argv, ranks = without_ranks(argv)
+    argv, ranks, max_restarts = without_ranks(argv)
     argv, trust = without_trust(argv)
     argv, frames = without_frames(argv)
     if asks_for_help(argv):
         print("Besides rl-zoo3's options: --frames N (length in frames, such as 1e6, instead of -n in steps),")
-        print("--ranks N|auto (processes that train together), --trust\n")
+        print("--ranks N|auto (processes that train together), --max-restarts K (how often they are started again when one")
+        print("fails), --trust\n")
     with script_of_rl_zoo3(trust) as work_begins, whole_files(), silent_unless_first():
         check_seed(argv)
         script = importlib.import_module("rl_zoo3.train")
@@ -57,7 +58,7 @@ def train(argv: list[str]) -> Path | None:
             managers.append(manager_class(args, *further, **kwargs))
             if isinstance(managers[-1], LaunchingManager):
                 managers[-1].ranks = ranks
-                managers[-1].launch = functools.partial(launch, train, given)
+                managers[-1].launch = functools.partial(launch, train, given, max_restarts)
             managers[-1].work_begins = work_begins
             managers[-1].trust = trust
             managers[-1].argv = given

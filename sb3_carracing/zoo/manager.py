@@ -32,6 +32,7 @@ from sb3_carracing.files import hyperparams_file, replacing, tolerating_full_dis
 from sb3_carracing.pipelines import Pipeline, frames_per_step, wrapper_calls
 from sb3_carracing.ppo import distributed
 from sb3_carracing.ppo.beta_ppo import BetaPPO
+from sb3_carracing.ppo.distributed import LostRankError
 from sb3_carracing.ppo.finite import NonFiniteError
 from sb3_carracing.resume import Training, read_training, restore
 from sb3_carracing.runs import BEST_AGENT, BEST_STATISTICS, seed_to_go_on, statistics_of
@@ -41,6 +42,10 @@ from sb3_carracing.zoo import hyperparameters
 from sb3_carracing.zoo.endings import Keeper, PatientResultsWriter, RunFiles, SaveBest
 from sb3_carracing.zoo.storage import shown
 from sb3_carracing.zoo.study import as_yaml, find_trial, load_study, trial_entry
+
+
+class NothingRemainsError(UserError):
+    """The agent to resume has already played all steps."""
 
 
 class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
@@ -146,7 +151,7 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         try:
             if not issubclass(self.vec_env_class, DummyVecEnv):
                 self._make_one_here()
-            may_be_resumed = issubclass(ALGOS[self.algo], BetaPPO) and not (eval_env or no_log or distributed.n_ranks() > 1)
+            may_be_resumed = issubclass(ALGOS[self.algo], BetaPPO) and not (eval_env or no_log)
             wrapper = _recorded(self.env_wrapper) if may_be_resumed else self.env_wrapper
             with patch.object(self, "env_wrapper", wrapper), patch.object(monitor, "ResultsWriter", PatientResultsWriter):
                 env: VecEnv = super().create_envs(n_envs, eval_env, no_log)
@@ -205,7 +210,7 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         read_agent(self.trained_agent, self.algo, trust=self.trust)
         model: BaseAlgorithm = super()._load_pretrained_agent(hyperparams, env)
         if model.num_timesteps >= self.n_timesteps:
-            raise UserError(
+            raise NothingRemainsError(
                 f"The agent has already played {model.num_timesteps} steps, so nothing remains of {self.n_timesteps}: pass a "
                 "larger -n."
             )
@@ -219,8 +224,9 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         why_not = restore(model, self._training)
         if why_not is None:
             print("The training goes on exactly where it stopped, with its generators and its environments.")
-            old_run = Path(self.trained_agent).parent
-            self._inherited = [file for name in (BEST_AGENT, BEST_STATISTICS) if (file := old_run / name).is_file()]
+            old_run, names = Path(self.trained_agent).parent, (BEST_AGENT, BEST_STATISTICS)
+            is_first = distributed.current().rank == 0
+            self._inherited = [file for name in names if is_first and (file := old_run / name).is_file()]
         else:
             print(f"The resume is not exact: {why_not}. The environments begin new episodes.")
             model.set_random_seed(seed_to_go_on(self.seed, model.num_timesteps))
@@ -348,7 +354,11 @@ class _Learner:
         """
         learn = self._model.learn if self._go_on is None else self._learn_on
         try:
-            learn(total_timesteps, callback=[self._keeper, *callback], **kwargs)
+            try:
+                learn(total_timesteps, callback=[self._keeper, *callback], **kwargs)
+            except LostRankError:
+                check_signals()  # the other rank ends because of the same signal
+                raise
             check_signals()
             if self._keeper.kept is not None:
                 with undisturbed():

@@ -4,10 +4,13 @@ import argparse
 import contextlib
 import functools
 import io
+import json
 import logging
 import os
+import secrets
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,25 +30,29 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from sb3_carracing.checks import whole_number
 from sb3_carracing.errors import UserError
+from sb3_carracing.files import write_atomically
 from sb3_carracing.ppo import distributed
 from sb3_carracing.ppo.beta_ppo import BetaPPO
+from sb3_carracing.ppo.distributed import LostRankError
 from sb3_carracing.signals import ending_the_command
 from sb3_carracing.system import n_cores
-from sb3_carracing.zoo.manager import CarRacingExperimentManager
+from sb3_carracing.zoo import restarts
+from sb3_carracing.zoo.manager import CarRacingExperimentManager, NothingRemainsError
 
 MOST_RANKS = 16
 """The most ranks that `auto` starts. Beyond, minibatches of the presets' size leave each rank too little to do."""
 
 
-def without_ranks(argv: list[str]) -> tuple[list[str], int | None]:
-    """Return the arguments without our `--ranks`, and its value: 1 by default, None for `auto`.
+def without_ranks(argv: list[str]) -> tuple[list[str], int | None, int]:
+    """Return the arguments without our `--ranks` and `--max-restarts`, and their values: 1, or None for `auto`; and 0.
 
     Raises:
         UserError: the value is neither `auto` nor a whole number of at least 1, it is not torchrun's number of ranks, or
-            there is an option that is for one process.
+            there is an option that is for one process, or for several.
     """
     parser = argparse.ArgumentParser(prog="python -m sb3_carracing train", add_help=False, allow_abbrev=False)
     parser.add_argument("--ranks", default="1")
+    parser.add_argument("--max-restarts", default="0")
     given, rest = parser.parse_known_args(argv)
     started = distributed.n_ranks()
     if given.ranks != "auto" and not given.ranks.isdecimal():
@@ -55,7 +62,11 @@ def without_ranks(argv: list[str]) -> tuple[list[str], int | None]:
         raise UserError(f"--ranks is {asked}, and torchrun has started {started} ranks: leave out --ranks")
     if "--track" in rest and (asked != 1 or started > 1):
         raise UserError("--track starts a Weights & Biases run in every process: leave out --ranks, or use --tensorboard-log")
-    return rest, asked
+    if not given.max_restarts.isdecimal():
+        raise UserError(f"--max-restarts must be a whole number of at least 0, got {given.max_restarts!r}")
+    if int(given.max_restarts) and asked == started == 1:
+        raise UserError("--max-restarts starts ranks again: it goes with --ranks")
+    return rest, asked, int(given.max_restarts)
 
 
 @contextmanager
@@ -103,11 +114,17 @@ class LaunchingManager(CarRacingExperimentManager):
 
 
 class RankManager(CarRacingExperimentManager):
-    """The manager of one of several ranks: it makes this rank's share of the environments, and only rank 0 writes."""
+    """The manager of one of several ranks: it makes this rank's share of the environments, and only rank 0 writes.
+
+    If the launcher has started the ranks again, they go on from the newest agent of the same job, as with `-i`.
+    """
 
     seed: int
+    log_path: str
     save_path: str
     params_path: str
+    trained_agent: str
+    continue_training: bool
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -117,11 +134,37 @@ class RankManager(CarRacingExperimentManager):
         if self._group.rank > 0:
             self.verbose, self.show_progress, self.tensorboard_log = 0, False, None
             self.save_freq = self.eval_freq = 0
+        self._job = restarts.launchers(self._group)
+        self._is_restarted = self._find_agent_of_job()
+
+    def _find_agent_of_job(self) -> bool:
+        """Resume the newest agent of this job, if an earlier start of its ranks has left one."""
+        folders = Path(self.log_path).glob(f"{self.env_name}_*/{self.env_name}")
+        agent = self._group.same(restarts.agent_of_job(folders, self._job) if self._group.rank == 0 else None)
+        if agent is not None:
+            self.trained_agent = self.args.trained_agent = str(agent)
+            self.continue_training = True
+            print(f"{restarts.restart() or 'The ranks were started again'}: the training goes on from {agent}", flush=True)
+        elif restarts.restart():
+            print(f"{restarts.restart()}: there is no checkpoint yet, so the training starts anew", flush=True)
+        return agent is not None
+
+    def setup_experiment(self) -> tuple[BaseAlgorithm | None, dict[str, Any]] | None:  # type: ignore[override]
+        """Make this rank's environments and model; no model if the job had completed the training before it failed."""
+        try:
+            return super().setup_experiment()
+        except NothingRemainsError:
+            if not self._is_restarted:
+                raise
+            self.save_path = str(Path(self.trained_agent).parent)
+            print("The training was complete")
+            return None, {}
 
     def create_log_folder(self) -> None:
         """Let rank 0 make the run's folder, and use it on all ranks."""
         if self._group.rank == 0:
             super().create_log_folder()
+            write_atomically(Path(self.params_path, restarts.RECORD), json.dumps({"launchers": self._job}))
         self.save_path, self.params_path = self._group.same((self.save_path, self.params_path))
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
@@ -154,12 +197,13 @@ def ranks_for(n_envs: int, batch_size: int, device: str) -> int:
     return max(size for size in range(1, most + 1) if n_envs % size == 0 and batch_size % size == 0)
 
 
-def launch(train: Callable[[list[str]], Path | None], argv: Sequence[str], ranks: int) -> str | None:
+def launch(train: Callable[[list[str]], Path | None], argv: Sequence[str], max_restarts: int, ranks: int) -> str | None:
     """Train on several processes of this machine, started by torch's elastic launcher.
 
     Args:
         train: the command, which each rank calls.
         argv: its arguments.
+        max_restarts: how often the processes are started again when one fails.
         ranks: the number of processes.
 
     Returns:
@@ -172,11 +216,11 @@ def launch(train: Callable[[list[str]], Path | None], argv: Sequence[str], ranks
     """
     config = LaunchConfig(
         *(1, 1, ranks),
-        run_id=f"sb3_carracing_{os.getpid()}",
+        run_id=f"sb3_carracing_{secrets.token_hex(8)}",
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         local_addr="localhost",
-        max_restarts=0,
+        max_restarts=max_restarts,
     )
     try:
         with _surroundings(ranks):
@@ -212,7 +256,14 @@ def _work(train: Callable[[list[str]], Path | None], argv: list[str], command: l
     os.setpgrp()  # Ctrl-C reaches the launcher, which passes it on once
     sys.orig_argv[:] = command  # what is written into the run's folder
     with ending_the_command():
-        run = train(argv)
+        try:
+            run = train(argv)
+        except LostRankError:
+            raise
+        except Exception:
+            if os.environ["TORCHELASTIC_RESTART_COUNT"] != os.environ["TORCHELASTIC_MAX_RESTARTS"]:
+                traceback.print_exc()  # the launcher shows the last failure only
+            raise
     return str(run) if run is not None else None
 
 

@@ -206,13 +206,17 @@ def test_ranks_do_not_outlive_their_launcher(training: "subprocess.Popen[str]") 
 
 
 @pytest.mark.slow
-def test_ctrl_c_loses_at_most_one_rollout(training: "subprocess.Popen[str]", tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", [None, 1])
+def test_ctrl_c_loses_at_most_one_rollout(training: "subprocess.Popen[str]", tmp_path: Path, first: int | None) -> None:
     """The rollouts are so short here that only some states are kept."""
     pids = ranks_of(training.pid)
     time.sleep(2)
+    if first is not None:  # this rank notices it before the others, which lose the connection to it
+        os.kill(pids[first], signal.SIGINT)
     training.send_signal(signal.SIGINT)
     printed, errors = training.communicate(timeout=300)
     assert training.returncode == 128 + signal.SIGINT, errors
+    assert errors.count("resume with: python -m sb3_carracing train --ranks 2") == 1
     assert not any(map(is_running, pids))
     played = int(re.findall(r"total_timesteps *\| *(\d+)", printed)[-1])
     saved = BetaPPO.load(tmp_path / "logs/beta_ppo/Pendulum-v1_1/Pendulum-v1.zip").num_timesteps

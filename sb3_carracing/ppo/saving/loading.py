@@ -21,7 +21,7 @@ from stable_baselines3.common.utils import check_for_correct_spaces, get_system_
 
 from sb3_carracing.errors import UserError
 from sb3_carracing.ppo.policies import BetaActorCriticPolicy
-from sb3_carracing.ppo.saving import sb3_files
+from sb3_carracing.ppo.saving import sb3_files, training_state
 from sb3_carracing.ppo.saving.archives import Archive, read_file
 from sb3_carracing.ppo.saving.named_classes import ClassFinder, dotted_name, is_from, passed_classes
 from sb3_carracing.ppo.saving.plain_data import TAG, UNREADABLE, Decoder, problem
@@ -160,7 +160,7 @@ def is_own_format(archive: Archive) -> bool:
     """Return whether an archive is of this package's format; `UserError` if it is of two formats or of a later version."""
     if "agent.json" not in archive:
         return False
-    unknown = set(archive.entries) - ENTRIES
+    unknown = {entry for entry in archive.entries if entry not in ENTRIES and not training_state.ENTRY.fullmatch(entry)}
     if unknown:
         raise UserError(f"{archive.name} has an unknown entry {min(unknown)!r:.80}")
     return True

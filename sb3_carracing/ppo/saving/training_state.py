@@ -1,16 +1,19 @@
-"""What a training holds beyond its agent and environments, as values: generators, vectorized wrappers, callbacks, log.
+"""What a training holds beyond its agent: generators, environments, vectorized wrappers, callbacks, log.
 
-`sb3_carracing.resume` writes them into a file and brings them back. What it brings back has come from a file: each function
-that sets something raises one of `plain_data.UNREADABLE` for what does not fit.
+`entries` returns them as entries of an agent's file, and `sb3_carracing.resume` brings them back. What it brings back has come
+from a file: each function that sets something raises one of `plain_data.UNREADABLE` for what does not fit.
 """
 
+import json
 import random
+import re
 from collections import deque
 from collections.abc import Iterator
 from numbers import Real
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -29,6 +32,15 @@ from stable_baselines3.common.vec_env import (
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
 from sb3_carracing.ppo.saving.named_classes import dotted_name
+from sb3_carracing.ppo.saving.plain_data import Encoder, NotDataError
+
+FORMAT = "sb3-carracing training"
+FORMAT_VERSION = 1
+
+ENTRY = re.compile(r"training(\.[1-9][0-9]{0,4})?\.(json|safetensors)")
+"""Names of the entries of all ranks."""
+LAST = ("_last_obs", "_last_original_obs", "_last_episode_starts")
+"""Attributes of a model from which the next rollout begins. An agent's file holds those of rank 0, and `load` ignores them."""
 
 Values = list[dict[str, Any]]
 """For each object its `class` and its `values`."""
@@ -42,6 +54,45 @@ _OF_WRAPPER: dict[type, tuple[str, ...]] = {
 _OF_CALLBACK = ("n_calls", "best_mean_reward", "last_mean_reward")
 """What SB3's callbacks count, and the scores that its EvalCallback compares with; `KEPT` of a callback names more."""
 _OF_LOG: dict[str, Any] = {"name_to_value": Real, "name_to_count": int, "name_to_excluded": tuple | str | None}
+
+
+def entry(rank: int) -> str:
+    """Return the name of a rank's entries, without their endings `.json` and `.safetensors`."""
+    return f"training.{rank}" if rank else "training"
+
+
+def entries(model: Any, rank: int = 0) -> dict[str, bytes]:
+    """Return the entries of an agent's file that hold the state of one rank's training by BetaPPO."""
+    encode = Encoder()
+    values = {
+        "generators": generators(model),
+        "wrappers": wrappers(model.env),
+        "callbacks": callbacks(model._callback()),
+        "log": log(getattr(model, "_logger", None)),
+        **({"last": {name: getattr(model, name) for name in LAST}} if rank else {}),
+    }
+    document = {
+        **{"format": FORMAT, "version": FORMAT_VERSION, "environments": _environments(model.env, encode)},
+        **{name: encode(name, value) for name, value in values.items()},
+    }
+    return {
+        f"{entry(rank)}.json": json.dumps(document, allow_nan=False).encode(),
+        f"{entry(rank)}.safetensors": safetensors.numpy.save(encode.arrays),
+    }
+
+
+def _environments(venv: VecEnv, encode: Encoder) -> Any:
+    """Return the states of the environments, None if one of them cannot be played again."""
+    try:
+        if not venv.has_attr("episode_state"):
+            return None
+    except NotImplementedError:  # a VecEnv that does not support the question
+        return None
+    states = venv.env_method("episode_state")
+    try:
+        return None if any(state is None for state in states) else encode("environments", states)
+    except NotDataError:  # options or observations of an unusual kind
+        return None
 
 
 def generators(model: BaseAlgorithm) -> dict[str, Any]:

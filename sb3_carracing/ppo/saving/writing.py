@@ -9,7 +9,7 @@ policy.safetensors      weights
 optimizer.safetensors   the optimizer's state
 system_info.txt         what SB3 says about the machine
 
-A snapshot has two more, which `sb3_carracing.resume` writes and reads: training.json and training.safetensors.
+A snapshot has two more per rank, see `training_state`: training.json and training.safetensors.
 """
 
 import inspect
@@ -40,10 +40,7 @@ from sb3_carracing.ppo.saving.weights import check_all_finite, optimizer_as_data
 FORMAT = "sb3-carracing agent"
 FORMAT_VERSION = 1
 
-ENTRIES = {
-    *("agent.json", "arrays.safetensors", "policy.safetensors", "optimizer.safetensors", "system_info.txt"),
-    *("training.json", "training.safetensors"),
-}
+ENTRIES = {"agent.json", "arrays.safetensors", "policy.safetensors", "optimizer.safetensors", "system_info.txt"}
 _LIBRARIES: tuple[Any, ...] = (sb3_carracing, stable_baselines3, gymnasium, th, np)
 STATE = {
     *("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num", "_n_updates", "n_envs", "start_time"),

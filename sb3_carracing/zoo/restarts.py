@@ -1,0 +1,50 @@
+"""Trainings on several ranks that an elastic launcher has started again: what they go on from."""
+
+import json
+import os
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+
+from sb3_carracing.ppo.distributed import Group
+from sb3_carracing.ppo.saving.archives import damage
+from sb3_carracing.runs import BEST_AGENT, agents_of
+
+RECORD = "job.json"
+"""File in a run's folder of parameters that says which job the run belongs to."""
+
+
+def launchers(group: Group) -> list[str]:
+    """Return what tells this job's launchers, one per machine, from all other processes; the same on all ranks."""
+    pid = os.getppid()
+    stat = Path(f"/proc/{pid}/stat")
+    begun = stat.read_text().rpartition(")")[2].split()[19] if stat.is_file() else ""  # in a container ids come again
+    return sorted(set(group.gather(f"{os.environ.get('TORCHELASTIC_RUN_ID')} {socket.gethostname()} {pid} {begun}")))
+
+
+def restart() -> str:
+    """Return which restart this is, for a message; empty if it is none that the launcher counts."""
+    count, most = (os.environ.get(f"TORCHELASTIC_{name}", "0") for name in ("RESTART_COUNT", "MAX_RESTARTS"))
+    return f"Restart {count} of {most}" if count != "0" else ""
+
+
+def agent_of_job(parameters: Iterable[Path], job: list[str]) -> Path | None:
+    """Return the newest readable checkpoint or last agent of a job, None if there is none.
+
+    Args:
+        parameters: the folders of parameters of the runs to look at.
+        job: see `launchers`. A launcher that the job has lost, or got since, does not matter.
+    """
+    records = [folder / RECORD for folder in parameters if _is_of_job(folder / RECORD, job)]
+    for record in sorted(records, key=lambda file: file.stat().st_mtime_ns, reverse=True):
+        for agent in agents_of(record.parent.parent):
+            if agent.name != BEST_AGENT and damage(agent) is None:
+                return agent
+    return None
+
+
+def _is_of_job(record: Path, job: list[str]) -> bool:
+    try:
+        return bool(set(json.loads(record.read_text())["launchers"]) & set(job))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

@@ -1,6 +1,5 @@
 """How a training of the command line ends: what is saved at a signal, an error or a full disk, and how to go on from it."""
 
-import shlex
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from sb3_carracing.callbacks.checkpoint import agent_bytes, state_bytes, statist
 from sb3_carracing.files import next_free, tolerating_full_disk, write_atomically
 from sb3_carracing.resume import is_collecting
 from sb3_carracing.signals import Stopped, check_signals, has_come, postpone, say
+from sb3_carracing.zoo.summary import command, without_options
 
 PAUSE = 20
 """Where updates follow each other quickly, the state is kept after this many times the time that keeping takes."""
@@ -96,6 +96,7 @@ class RunFiles:
         statistics: the file of its running means.
         log_folder: the folder that the user has asked for.
         argv: arguments of `train`.
+        commands: lines that say what to do with the agent, printed at the end.
     """
 
     run: Path
@@ -103,6 +104,7 @@ class RunFiles:
     statistics: Path
     log_folder: Path
     argv: Sequence[str]
+    commands: Sequence[str] = ()
 
     def save(self, kept: Kept) -> Path:
         """Write the run's last agent, or keep it elsewhere if that fails.
@@ -145,24 +147,14 @@ class RunFiles:
         cause = f"Stopped by {error}: the" if isinstance(error, Stopped) else "The"
         sentence = (
             f"{cause} agent after {kept.steps} steps is saved as {file}; resume with: "
-            f"{shlex.join(['python', '-m', 'sb3_carracing', 'train', *_without_agent(self.argv), '-i', str(source)])}"
+            f"{command('train', *without_options(self.argv, '-i', '--trained-agent'), '-i', str(source))}"
         )
         if isinstance(error, Exception):
             error.add_note(sentence)
             error.ended_a_training = True  # type: ignore[attr-defined]
         else:
-            say(sentence)
+            say("\n".join([sentence, *(self.commands if file == self.agent else ())]))
         return file
-
-
-def _without_agent(argv: Sequence[str]) -> list[str]:
-    """Return the arguments of `train` without the agent to resume."""
-    words = list(argv)
-    for option in ("-i", "--trained-agent"):
-        while option in words:
-            place = words.index(option)
-            del words[place : place + 2]
-    return words
 
 
 class SaveBest(BaseCallback):

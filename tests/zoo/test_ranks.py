@@ -15,7 +15,7 @@ from sb3_carracing import BetaPPO
 from sb3_carracing.errors import UserError
 from sb3_carracing.zoo import ranks
 
-SMALL = ("--env", "Pendulum-v1", "--eval-freq", "-1", "-params", "n_steps:64", "n_epochs:1")
+SMALL = ("--env", "Pendulum-v1", "--eval-freq", "-1", "--verbose", "1", "-params", "n_steps:64", "n_epochs:1")
 
 
 def start(folder: Path, *arguments: str, launcher: tuple[str, ...] = (), **environment: str) -> "subprocess.Popen[str]":

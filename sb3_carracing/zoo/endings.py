@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.monitor import ResultsWriter
 
 from sb3_carracing.callbacks.checkpoint import agent_bytes, state_bytes, statistics_bytes
 from sb3_carracing.files import next_free, tolerating_full_disk, write_atomically
 from sb3_carracing.resume import is_collecting
+from sb3_carracing.runs import BEST_AGENT, BEST_STATISTICS
 from sb3_carracing.signals import Stopped, check_signals, has_come, postpone, say
 from sb3_carracing.zoo.summary import command, without_options
 
@@ -183,6 +184,33 @@ class SaveBest(BaseCallback):
             self.parent.best_mean_reward = self._best_saved
         self._best_saved = self.parent.best_mean_reward
         return True
+
+
+class EvaluationLine(BaseCallback):
+    """Print the result of rl-zoo3's evaluation as one line, above the live line."""
+
+    parent: Any
+
+    def _on_step(self) -> bool:
+        say(f"evaluation at {self.num_timesteps:,} steps: training return {self.parent.last_mean_reward:.1f}")
+        return True
+
+
+def adapt_evaluation(evaluation: EvalCallback, run: Path, is_quiet: bool) -> None:
+    """Let rl-zoo3's evaluation save the best agent with its running means.
+
+    Args:
+        evaluation: to be changed. By itself it writes the running means to the last agent's file.
+        run: the run's folder.
+        is_quiet: print one line per evaluation, instead of several that run into the live line.
+    """
+    evaluation.best_model_save_path = None
+    evaluation.callback_on_new_best = SaveBest(run / BEST_AGENT, run / BEST_STATISTICS)
+    evaluation.callback_on_new_best.parent = evaluation
+    if is_quiet:
+        evaluation.verbose = 0
+        evaluation.callback = EvaluationLine()
+        evaluation.callback.parent = evaluation
 
 
 class PatientResultsWriter(ResultsWriter):

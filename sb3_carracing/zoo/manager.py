@@ -38,7 +38,7 @@ from sb3_carracing.runs import BEST_AGENT, BEST_STATISTICS, seed_to_go_on, stati
 from sb3_carracing.signals import check_signals, undisturbed
 from sb3_carracing.vec_env import process_vec_env_class
 from sb3_carracing.zoo import hyperparameters, summary
-from sb3_carracing.zoo.endings import Keeper, PatientResultsWriter, RunFiles, SaveBest
+from sb3_carracing.zoo.endings import Keeper, PatientResultsWriter, RunFiles, adapt_evaluation
 from sb3_carracing.zoo.storage import shown
 from sb3_carracing.zoo.study import as_yaml, find_trial, load_study, trial_entry
 
@@ -256,10 +256,7 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
             if isinstance(callback, CheckpointCallbackOfSB3):
                 callback.save_vecnormalize = True
             if isinstance(callback, EvalCallback):
-                # rl-zoo3 writes the running means to the last agent's file.
-                callback.best_model_save_path = None
-                callback.callback_on_new_best = SaveBest(run / BEST_AGENT, run / BEST_STATISTICS)
-                callback.callback_on_new_best.parent = callback
+                adapt_evaluation(callback, run, is_quiet=self.verbose == 0)
             if validates and isinstance(callback, EvalCallback):
                 # Otherwise two evaluations would write the same best_model.zip and evaluations.npz. Here rewards are shaped.
                 callback.callback_on_new_best = callback.log_path = None

@@ -55,6 +55,15 @@ def test_verbose_1_shows_what_rl_zoo3_and_sb3_print(capsys: pytest.CaptureFixtur
         assert text in printed
 
 
+def test_an_evaluation_of_rl_zoo3_is_one_line_above_the_live_line() -> None:
+    with stderr_in_terminal(80) as terminal:
+        main([*TRAIN, "-n", "64", *SMALL, "--eval-freq", "32", "--eval-episodes", "1"])
+    states = terminal.states()
+    for steps in (32, 64):
+        assert any(re.match(rf"evaluation at {steps} steps: training return -\d+\.\d$", state) for state in states)
+    assert Path("logs/beta_ppo/Pendulum-v1_1/best_model.zip").is_file()
+
+
 def test_what_follows_a_training_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     with stderr_in_terminal(80) as terminal:
         main(["train_and_report", "--", *TRAIN[1:], "-n", "64", *SMALL])

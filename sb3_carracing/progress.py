@@ -27,6 +27,7 @@ class ProgressLine(tqdm):  # type: ignore[type-arg]
         steady: derive the time left from the mean speed since the start; otherwise it is unknown until `expect`.
         leave: keep the last state. Otherwise the line disappears from a terminal, and a log has none before half a minute.
         disable: show nothing.
+        then: what follows, shown after the time left.
 
     Attributes:
         parts: what stands in the middle, most important first. Shown at the next refresh.
@@ -48,8 +49,10 @@ class ProgressLine(tqdm):  # type: ignore[type-arg]
         steady: bool = True,
         leave: bool = True,
         disable: bool = False,
+        then: str = "",
     ) -> None:
         self.name = name
+        self._then = f", then {then}" if then else ""
         self._from = initial
         self.parts: Sequence[str] = ()
         self._steady = steady
@@ -91,7 +94,7 @@ class ProgressLine(tqdm):  # type: ignore[type-arg]
     def __str__(self) -> str:
         share = min(self.n / self.total, 1.0) if self.total else 1.0
         left = self.time_left() if self.n < self.total else 0.0
-        tail = f"{self.format_interval(left) if left is not None else '--:--'} left"
+        tail = f"{self.format_interval(left) if left is not None else '--:--'} left{self._then}"
         # A line as long as the terminal is wide would move the cursor to the next one.
         width = (self.format_dict["ncols"] or 80) - 1 if self._in_terminal else None
         return fit(f"{self.name} {math.floor(100 * share)}%".strip(), self.parts, tail, width)

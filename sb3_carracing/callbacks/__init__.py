@@ -2,8 +2,8 @@
 
 They work with every SB3 model except ARS, and in rl-zoo3's YAML by dotted path with keyword arguments. All but
 `LateDecayCallback`, which only changes the learning rate, write to `run_dir`, or to the logger's folder if it is None. A
-resumed run (`num_timesteps` above 0 at its start) appends to its files. A new run renames files that an earlier run left in its
-folder.
+resumed run (`num_timesteps` above 0 at its start) appends to its files. A new run renames files that an earlier run left in
+its folder.
 """
 
 from sb3_carracing.callbacks.checkpoint import CheckpointCallback

@@ -75,6 +75,13 @@ class CheckpointCallback(BaseCallback):
         self.run_dir = Path(run_dir) if run_dir is not None else None
         self._written: deque[Path] = deque()
 
+    @property
+    def interval(self) -> str:
+        """Return how often a checkpoint is due, in words."""
+        minutes = f"{self._every_seconds / 60:g} minutes" if self._every_seconds is not None else None
+        steps = f"{self._every_steps:,} steps" if self._every_steps is not None else None
+        return " or ".join(filter(None, (minutes, steps)))
+
     def _on_training_start(self) -> None:
         self._last_time, self._last_steps = time.monotonic(), self.model.num_timesteps
         self._not_before = 0.0

@@ -38,8 +38,12 @@ class ProgressCallback(RunCallback):
         write_csv: write progress.csv.
         live_line: show the live line; every half minute if the output is not a terminal.
         run_dir: folder to write to; None for the logger's.
+
+    Attributes:
+        then: what follows the training, shown after the time left.
     """
 
+    then: str = ""
     KEPT = (*RunCallback.KEPT, "_scores", "_running_score", "_n_episodes")
 
     def __init__(self, write_csv: bool = True, live_line: bool = True, run_dir: str | Path | None = None) -> None:
@@ -67,7 +71,7 @@ class ProgressCallback(RunCallback):
             self._line.close()  # of a `learn` that Ctrl-C ended
         total = self.locals["total_timesteps"]
         hidden = not self._live_line or self._group.rank > 0
-        self._line = ProgressLine("", total, initial=self._first_steps, steady=False, disable=hidden)
+        self._line = ProgressLine("", total, initial=self._first_steps, steady=False, disable=hidden, then=self.then)
 
     def _on_rollout_start(self) -> None:
         done = self.model.num_timesteps - self._first_steps

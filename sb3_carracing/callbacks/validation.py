@@ -254,7 +254,7 @@ class ValidationCallback(RunCallback):
         self.logger.record("eval/mean_score", summary.mean)
         self.logger.record("eval/laps_finished", summary.laps_finished)
         self.logger.record("eval/best_mean_score", self._best_mean)
-        kept = f"the best so far, kept as {self._best_file.name}" if best else f"best {self._best_mean:.1f}"
+        kept = "the best so far" if best else f"best {self._best_mean:.1f}"
         spread = f" +- {summary.std:.1f}" if summary.ci_low is not None else ""
         tqdm.write(f"validation at {self._frames:,} frames: score {summary.mean:.1f}{spread} ({kept})", sys.stderr)
 

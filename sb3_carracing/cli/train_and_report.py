@@ -18,9 +18,9 @@ def main(argv: list[str]) -> None:
     whole_number("--tracks", args.tracks, 1)
     from sb3_carracing.cli.table import COMMANDS
 
-    run_folder = COMMANDS["train"].load()(args.train_arguments)
+    run_folder = COMMANDS["train"].load()(args.train_arguments, then="plots, scores, film and report")
     if run_folder is None:
-        print("The training did not finish: skipping evaluate, plot and record")
+        print("The training did not finish: skipping evaluate, plot, record and report")
         return
     from sb3_carracing.pipelines import env_spec, is_car_racing
     from sb3_carracing.runs import read_run

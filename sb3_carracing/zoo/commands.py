@@ -1,6 +1,7 @@
 """rl-zoo3's own scripts with `beta_ppo` registered and as the default of `--algo`."""
 
 import argparse
+import contextlib
 import functools
 import importlib
 import os
@@ -22,16 +23,32 @@ from sb3_carracing.zoo.ranks import LaunchingManager, RankManager, launch, silen
 from sb3_carracing.zoo.register import ALGO_NAME
 from sb3_carracing.zoo.safe_files import known_wrappers, whole_files
 from sb3_carracing.zoo.score_report import ScoreReport
-from sb3_carracing.zoo.scripts import arguments_of, asks_for_help, hub_errors, run_module, script_of_rl_zoo3, without_trust
-from sb3_carracing.zoo.train_options import check_seed, check_train_options, refuse_ranks, with_readable_agent, without_frames
+from sb3_carracing.zoo.scripts import (
+    arguments_of,
+    asks_for_help,
+    hub_errors,
+    rl_zoo3_is_silent,
+    run_module,
+    script_of_rl_zoo3,
+    without_trust,
+)
+from sb3_carracing.zoo.train_options import (
+    check_seed,
+    check_train_options,
+    refuse_ranks,
+    with_readable_agent,
+    with_verbosity,
+    without_frames,
+)
 from sb3_carracing.zoo.tune import OptimizingManager
 
 
-def train(argv: list[str]) -> Path | None:
+def train(argv: list[str], then: str = "") -> Path | None:
     """Train an agent with rl-zoo3's arguments.
 
     Args:
         argv: arguments of rl-zoo3's train, and `--ranks N|auto` and `--max-restarts K`, see `zoo.ranks`.
+        then: what the caller does with the agent afterwards. Without it, the command says what the user can do.
 
     Returns:
         The run's folder. None after `-optimize`, and if a signal stopped the training, which saves the agent.
@@ -47,8 +64,11 @@ def train(argv: list[str]) -> Path | None:
     if asks_for_help(argv):
         print("Besides rl-zoo3's options: --frames N (length in frames, such as 1e6, instead of -n in steps),")
         print("--ranks N|auto (processes that train together), --max-restarts K (how often they are started again when one")
-        print("fails), --trust\n")
-    with script_of_rl_zoo3(trust) as work_begins, whole_files(), silent_unless_first():
+        print("fails), --trust. --verbose is 0 by default. Where the YAML has a ValidationCallback, rl-zoo3's own evaluation")
+        print("runs only with --eval-freq.\n")
+    argv, shows_tables = with_verbosity(argv)
+    quiet = contextlib.nullcontext() if shows_tables else rl_zoo3_is_silent()
+    with script_of_rl_zoo3(trust) as work_begins, whole_files(), silent_unless_first(), quiet:
         check_seed(argv)
         script = importlib.import_module("rl_zoo3.train")
 
@@ -58,11 +78,13 @@ def train(argv: list[str]) -> Path | None:
             managers.append(manager_class(args, *further, **kwargs))
             if isinstance(managers[-1], LaunchingManager):
                 managers[-1].ranks = ranks
-                managers[-1].launch = functools.partial(launch, train, given, max_restarts)
+                managers[-1].launch = functools.partial(launch, functools.partial(train, then=then), given, max_restarts)
             managers[-1].work_begins = work_begins
             managers[-1].trust = trust
             managers[-1].argv = given
             managers[-1].n_frames = frames
+            managers[-1].evaluates = any(word.partition("=")[0] == "--eval-freq" for word in given)
+            managers[-1].then = then
             return managers[-1]
 
         # The script names the class as a global of its module.

@@ -1,6 +1,5 @@
 """How a training of the command line ends: what is saved at a signal, an error or a full disk, and how to go on from it."""
 
-import shlex
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -10,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.monitor import ResultsWriter
 
 from sb3_carracing.callbacks.checkpoint import agent_bytes, state_bytes, statistics_bytes
 from sb3_carracing.files import next_free, tolerating_full_disk, write_atomically
 from sb3_carracing.ppo import distributed
 from sb3_carracing.resume import is_collecting
+from sb3_carracing.runs import BEST_AGENT, BEST_STATISTICS
 from sb3_carracing.signals import Stopped, check_signals, has_come, postpone, say
+from sb3_carracing.zoo.summary import command, without_options
 
 PAUSE = 20
 """Where updates follow each other quickly, the state is kept after this many times the time that keeping takes."""
@@ -98,6 +99,7 @@ class RunFiles:
         statistics: the file of its running means.
         log_folder: the folder that the user has asked for.
         argv: arguments of `train`.
+        commands: lines that say what to do with the agent, printed at the end.
     """
 
     run: Path
@@ -105,6 +107,7 @@ class RunFiles:
     statistics: Path
     log_folder: Path
     argv: Sequence[str]
+    commands: Sequence[str] = ()
 
     def save(self, kept: Kept) -> Path:
         """Write the run's last agent, or keep it elsewhere if that fails.
@@ -147,24 +150,14 @@ class RunFiles:
         cause = f"Stopped by {error}: the" if isinstance(error, Stopped) else "The"
         sentence = (
             f"{cause} agent after {kept.steps} steps is saved as {file}; resume with: "
-            f"{shlex.join(['python', '-m', 'sb3_carracing', 'train', *_without_agent(self.argv), '-i', str(source)])}"
+            f"{command('train', *without_options(self.argv, '-i', '--trained-agent'), '-i', str(source))}"
         )
         if isinstance(error, Exception):
             error.add_note(sentence)
             error.ended_a_training = True  # type: ignore[attr-defined]
         else:
-            say(sentence)
+            say("\n".join([sentence, *(self.commands if file == self.agent else ())]))
         return file
-
-
-def _without_agent(argv: Sequence[str]) -> list[str]:
-    """Return the arguments of `train` without the agent to resume."""
-    words = list(argv)
-    for option in ("-i", "--trained-agent"):
-        while option in words:
-            place = words.index(option)
-            del words[place : place + 2]
-    return words
 
 
 class SaveBest(BaseCallback):
@@ -193,6 +186,33 @@ class SaveBest(BaseCallback):
             self.parent.best_mean_reward = self._best_saved
         self._best_saved = self.parent.best_mean_reward
         return True
+
+
+class EvaluationLine(BaseCallback):
+    """Print the result of rl-zoo3's evaluation as one line, above the live line."""
+
+    parent: Any
+
+    def _on_step(self) -> bool:
+        say(f"evaluation at {self.num_timesteps:,} steps: training return {self.parent.last_mean_reward:.1f}")
+        return True
+
+
+def adapt_evaluation(evaluation: EvalCallback, run: Path, is_quiet: bool) -> None:
+    """Let rl-zoo3's evaluation save the best agent with its running means.
+
+    Args:
+        evaluation: to be changed. By itself it writes the running means to the last agent's file.
+        run: the run's folder.
+        is_quiet: print one line per evaluation, instead of several that run into the live line.
+    """
+    evaluation.best_model_save_path = None
+    evaluation.callback_on_new_best = SaveBest(run / BEST_AGENT, run / BEST_STATISTICS)
+    evaluation.callback_on_new_best.parent = evaluation
+    if is_quiet:
+        evaluation.verbose = 0
+        evaluation.callback = EvaluationLine()
+        evaluation.callback.parent = evaluation
 
 
 class PatientResultsWriter(ResultsWriter):

@@ -24,7 +24,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from sb3_carracing.agents import read_agent
-from sb3_carracing.callbacks import CheckpointCallback, ValidationCallback
+from sb3_carracing.callbacks import CheckpointCallback, ProgressCallback, ValidationCallback
 from sb3_carracing.envs.registration import CAR_RACING
 from sb3_carracing.envs.replayable import Replayable
 from sb3_carracing.errors import UserError
@@ -38,8 +38,8 @@ from sb3_carracing.resume import Training, read_training, restore
 from sb3_carracing.runs import BEST_AGENT, BEST_STATISTICS, seed_to_go_on, statistics_of
 from sb3_carracing.signals import check_signals, undisturbed
 from sb3_carracing.vec_env import process_vec_env_class
-from sb3_carracing.zoo import hyperparameters
-from sb3_carracing.zoo.endings import Keeper, PatientResultsWriter, RunFiles, SaveBest
+from sb3_carracing.zoo import hyperparameters, summary
+from sb3_carracing.zoo.endings import Keeper, PatientResultsWriter, RunFiles, adapt_evaluation
 from sb3_carracing.zoo.storage import shown
 from sb3_carracing.zoo.study import as_yaml, find_trial, load_study, trial_entry
 
@@ -75,6 +75,10 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
     """The arguments of `train`, for the command that resumes the run."""
     n_frames: int | None = None
     """Length of the training in frames, instead of steps."""
+    evaluates: bool = True
+    """Whether rl-zoo3's own evaluation runs beside a ValidationCallback."""
+    then: str = ""
+    """What follows the training, for the summary."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # rl-zoo3 passes them by position, and its signature may grow. Binding them by name lets us change one.
@@ -110,6 +114,8 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
             given = {name: self._hyperparams.get(name) for name in ("n_steps", "buffer_size") if name in self._hyperparams}
             sizes = ", ".join(f"{name} {value}" for name, value in given.items())
             raise UserError(f"{sizes} with n_envs {self.n_envs} does not fit into memory: {error}") from error
+        if experiment is not None:
+            print("\n".join(summary.opening(self, experiment[0], self.then)), flush=True)
         return experiment
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -130,16 +136,17 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         numbers = hyperparameters.check(self.algo, hyperparams)
         hyperparams.update(numbers)
         saved.update(numbers)
+        self._saved = saved
         hyperparameters.check_env_kwargs(self.env_name.gym_id, self.env_kwargs | (hyperparams.get("env_kwargs") or {}))
         hyperparameters.check_env_kwargs(self.env_name.gym_id, self._eval_env_kwargs_args or {})
         if self.n_frames is not None:
-            self.n_timesteps = self.args.n_timesteps = self._steps_of(self.n_frames, hyperparams)
+            self.n_timesteps = self.args.n_timesteps = max(1, self.n_frames // frames_per_step(self.pipeline()))
         return hyperparams, saved
 
-    def _steps_of(self, n_frames: int, hyperparams: dict[str, Any]) -> int:
-        env_kwargs = {**(hyperparams.get("env_kwargs") or {}), **self.env_kwargs}
-        pipeline = Pipeline(self.env_name.gym_id, env_kwargs, wrapper_calls(hyperparams.get("env_wrapper")))
-        return max(1, n_frames // frames_per_step(pipeline))
+    def pipeline(self) -> Pipeline:
+        """Return the environment with its wrappers, once the hyperparameters are read."""
+        env_kwargs = {**(self._saved.get("env_kwargs") or {}), **self.env_kwargs}
+        return Pipeline(self.env_name.gym_id, env_kwargs, wrapper_calls(self._saved.get("env_wrapper")))
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         """Create the environments as rl-zoo3 does; ours also write their raw score to monitor.csv.
@@ -233,24 +240,29 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
 
     def create_callbacks(self) -> None:
         """Create rl-zoo3's callbacks and ours in place of its checkpoints, and pass the run's folder to ours."""
+        validates = any(isinstance(callback, ValidationCallback) for callback in self.callbacks)
+        if validates and not self.evaluates:
+            self.eval_freq = -1
         with patch.object(self, "save_freq", -1):
             super().create_callbacks()
+        if self.algo == "ars":  # does not give callbacks what a live line needs
+            self.verbose = max(self.verbose, 1)
+        elif not any(isinstance(callback, ProgressCallback) for callback in self.callbacks):
+            self.callbacks.append(ProgressCallback(live_line=not self.show_progress))
         if self.save_freq > 0:
             self.callbacks.append(CheckpointCallback(every_seconds=None, every_steps=self.save_freq, keep=None))
         elif self.save_freq < 0 and not any(isinstance(callback, CheckpointCallback) for callback in self.callbacks):
             self.callbacks.append(CheckpointCallback())
         run = Path(self.save_path)
-        validates = any(isinstance(callback, ValidationCallback) for callback in self.callbacks)
         for callback in self.callbacks:
             if hasattr(callback, "run_dir"):
                 callback.run_dir = run
+            if isinstance(callback, ProgressCallback) and self.then:
+                callback.then = "report"
             if isinstance(callback, CheckpointCallbackOfSB3):
                 callback.save_vecnormalize = True
             if isinstance(callback, EvalCallback):
-                # rl-zoo3 writes the running means to the last agent's file.
-                callback.best_model_save_path = None
-                callback.callback_on_new_best = SaveBest(run / BEST_AGENT, run / BEST_STATISTICS)
-                callback.callback_on_new_best.parent = callback
+                adapt_evaluation(callback, run, is_quiet=self.verbose == 0)
             if validates and isinstance(callback, EvalCallback):
                 # Otherwise two evaluations would write the same best_model.zip and evaluations.npz. Here rewards are shaped.
                 callback.callback_on_new_best = callback.log_path = None
@@ -273,7 +285,9 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
             UserError: Something became NaN or infinite. The agent from before it is saved.
         """
         run, parameters = Path(self.save_path), Path(self.params_path)
-        files = RunFiles(run, run / f"{self.env_name}.zip", parameters / "vecnormalize.pkl", Path(self.log_folder), self.argv)
+        logs = Path(self.log_folder)
+        commands = summary.commands_for(run, self.algo, self.env_name.gym_id, logs)
+        files = RunFiles(run, run / f"{self.env_name}.zip", parameters / "vecnormalize.pkl", logs, self.argv, commands)
         keeper = Keeper(self._begin)
         learner = _Learner(model, self._go_on if self.continue_training else None, keeper, files)
         try:
@@ -286,6 +300,8 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
             raise
         finally:
             self.interrupted, self.saved_as = learner.interrupted, learner.saved_as
+        if self.saved_as == files.agent and not (self.interrupted or self.then):
+            print("\n".join([*commands, summary.command_to_train_on(run, self.argv, self.n_timesteps)]))
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
         """Save the replay buffer if it is asked for; `learn` has saved the agent, before the environments were closed."""

@@ -2,11 +2,12 @@
 
 import argparse
 import functools
+import importlib
 import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -63,6 +64,17 @@ def run_module(name: str, trust: bool = False, **names: Any) -> None:
     """
     with patch.object(subprocess, "call", functools.partial(_call_our_command, trust)):
         runpy.run_module(name, init_globals=names, run_name="__main__", alter_sys=False)
+
+
+@contextmanager
+def rl_zoo3_is_silent() -> Iterator[None]:
+    """Keep rl-zoo3's train from printing its settings. What others print is not affected."""
+    script, manager = (importlib.import_module(f"rl_zoo3.{name}") for name in ("train", "exp_manager"))
+    places = [(script, "print"), (manager, "print"), (manager, "pprint")]
+    with ExitStack() as stack:
+        for module, name in places:
+            stack.enter_context(patch.object(module, name, lambda *_: None, create=True))
+        yield
 
 
 @contextmanager

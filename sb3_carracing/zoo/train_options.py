@@ -110,6 +110,20 @@ def without_frames(argv: list[str]) -> tuple[list[str], int | None]:
     return only_frames.parse_known_args(argv)[1], frames
 
 
+def with_verbosity(argv: list[str]) -> tuple[list[str], bool]:
+    """Return the arguments with our `--verbose 0` if they have none, and whether rl-zoo3 is to print its tables.
+
+    A search keeps rl-zoo3's default of 1.
+    """
+    parser = argparse.ArgumentParser(prog="python -m sb3_carracing train", add_help=False)
+    parser.add_argument("--verbose", type=int)
+    parser.add_argument("-optimize", "--optimize-hyperparameters", action="store_true")
+    given, _ = parser.parse_known_args(argv)
+    if given.verbose is None and not given.optimize_hyperparameters:
+        return ["--verbose", "0", *argv], False
+    return argv, given.verbose != 0
+
+
 def refuse_ranks(given: bool) -> None:
     """Raise a UserError if a search is to run on several ranks."""
     if given or n_ranks() > 1:

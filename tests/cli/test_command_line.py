@@ -103,7 +103,8 @@ def test_the_best_agent_is_the_validations(tmp_path: Path) -> None:
 
     validation = "callback:[{'sb3_carracing.callbacks.ValidationCallback':{'every_frames':1,'n_episodes':1}}]"
     small = ["n_envs:1", "n_steps:3", "batch_size:3", "n_epochs:1", validation]
-    command = ["train", "--env", "CarRacingFast-v3", "-n", "3", "--eval-freq", "3", "--eval-episodes", "1", "-params", *small]
+    command = ["train", "--env", "CarRacingFast-v3", "-n", "3", "--eval-freq", "3", "--eval-episodes", "1", "--verbose", "1"]
+    command += ["-params", *small]
     printed = run_command(*command, cwd=tmp_path).stdout
     run = tmp_path / "logs/beta_ppo/CarRacingFast-v3_1"
     assert "Eval num_timesteps=3" in printed, "rl-zoo3 has not evaluated"
@@ -169,6 +170,7 @@ def test_bad_input_is_one_clear_sentence(
 @pytest.mark.slow
 def test_interrupt_saves_the_agent_and_a_second_start_gets_its_own_folder(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sb3_carracing", "train", "--env", "Pendulum-v1", "--eval-freq", "-1", "-n", "10000000"]
+    command += ["--verbose", "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

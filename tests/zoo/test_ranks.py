@@ -17,7 +17,10 @@ from sb3_carracing.errors import UserError
 from sb3_carracing.zoo import ranks
 
 N_ENVS, N_STEPS = 4, 64
-SMALL = ("--env", "Pendulum-v1", "--eval-freq", "-1", "-params", f"n_envs:{N_ENVS}", f"n_steps:{N_STEPS}", "n_epochs:1")
+SMALL = (
+    *("--env", "Pendulum-v1", "--eval-freq", "-1", "--verbose", "1"),
+    *("-params", f"n_envs:{N_ENVS}", f"n_steps:{N_STEPS}", "n_epochs:1"),
+)
 
 
 def start(folder: Path, *arguments: str, launcher: tuple[str, ...] = (), **environment: str) -> "subprocess.Popen[str]":

@@ -67,7 +67,7 @@ def train(troubles: dict[int, str], *options: str, algo: str = "beta_ppo", logs:
 
 
 def resume_command(said: str) -> list[str]:
-    found = re.search(r"resume with: python -m sb3_carracing (.*)", said)
+    found = re.search(r"resume with: .*?(?:-m sb3_carracing|sb3-carracing) (.*)", said)
     assert found is not None, said
     return shlex.split(found[1])
 
@@ -187,7 +187,7 @@ def test_a_failing_environment_leaves_an_agent(vec_env: str, trouble: str, monke
     run = Path("logs/beta_ppo", f"{BREAKING}_1")
     assert BetaPPO.load(run / f"{BREAKING}.zip").num_timesteps == 64
     (note,) = failed.value.__notes__
-    assert f"The agent after 64 steps is saved as {run}/{BREAKING}.zip; resume with: python -m sb3_carracing train" in note
+    assert f"The agent after 64 steps is saved as {run}/{BREAKING}.zip; resume with: sb3-carracing train" in note
 
 
 def test_a_damaged_agent_gives_way_to_the_newest_readable_one(capsys: pytest.CaptureFixture[str]) -> None:
@@ -335,7 +335,8 @@ def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
 )
 def test_real_processes_end_at_a_signal(folder: Path, command: list[str], to_all: bool) -> None:
     """A job scheduler sends it to every process of the group, workers included."""
-    process = start(folder, *command, "--env", "Pendulum-v1", "-n", "10000000", "--vec-env", "subproc", "--eval-freq", "-1")
+    options = ["--env", "Pendulum-v1", "-n", "10000000", "--vec-env", "subproc", "--eval-freq", "-1", "--verbose", "1"]
+    process = start(folder, *command, *options)
     assert process.stdout is not None
     for line in process.stdout:
         if "n_updates" in line:

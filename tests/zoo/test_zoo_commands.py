@@ -47,7 +47,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     places = ["-P", "-tb", "tb", "--seed", "3", "--device", "cpu", "--vec-env", "subproc", "--num-threads", "1"]
     numbers = ["-n", "192", "--eval-freq", "64", "--eval-episodes", "2", "--save-freq", "64", "--log-interval", "1"]
     hyperparams = ["--env-kwargs", "off_road_frames:3", "-params", *SMALL, VALIDATION]
-    return folder, zoo("train", "--env", CAR, *places, *numbers, *hyperparams, cwd=folder)
+    return folder, zoo("train", "--env", CAR, *places, *numbers, "--verbose", "1", *hyperparams, cwd=folder)
 
 
 @pytest.mark.slow

@@ -78,8 +78,10 @@ def snapshot(model: BaseAlgorithm) -> bytes:
         if is_collecting(model):
             raise RuntimeError("snapshot() in the middle of a rollout: call it in on_rollout_start")
         callback = model._callback()
-        has_ranks = isinstance(callback, RankCallbacks)
-        entries = callback.states.get(model.num_timesteps, {}) if has_ranks else training_state.entries(model)
+        if isinstance(callback, RankCallbacks):
+            entries = callback.states.get(model.num_timesteps, {})
+        else:
+            entries = training_state.entries(model)
         with zipfile.ZipFile(stream, "a") as archive:
             for name, content in entries.items():
                 archive.writestr(name, content)

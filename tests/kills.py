@@ -31,7 +31,7 @@ class Kills(BaseCallback):
     every_rank = True
 
     def _on_training_start(self) -> None:
-        checkpoint.write_atomically = write_in_two_halves  # type: ignore[assignment]
+        vars(checkpoint)["write_atomically"] = write_in_two_halves
 
     def _on_step(self) -> bool:
         die_at(self.num_timesteps)

@@ -100,10 +100,11 @@ def join() -> Group:
         if th.cuda.is_available():
             th.cuda.set_device(own_device("cuda"))
         patience = timedelta(seconds=timeout() + min(timeout(), _GRACE))
-        store, rank, size = next(dist.rendezvous("env://", timeout=patience))
+        store, rank, size = next(dist.rendezvous("env://", timeout=patience))  # type: ignore[attr-defined]
         store.set_timeout(patience)
         # torch 2.13 gives a restart the store of the ranks that failed, with their addresses in it.
-        store = dist.PrefixStore(f"{_number('TORCHELASTIC_RESTART_COUNT', 0)} {size}", store)
+        prefix = f"{_number('TORCHELASTIC_RESTART_COUNT', 0)} {size}"
+        store = dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]
         backend = "nccl" if has_own_gpu else "gloo"
         dist.init_process_group(backend, timeout=patience, store=store, rank=rank, world_size=size)
         atexit.register(_leave)

@@ -13,6 +13,7 @@ from typing import Any
 import kills
 import pytest
 import torch as th
+from torch.distributed.launcher.api import LaunchConfig
 
 from sb3_carracing import BetaPPO
 from sb3_carracing.errors import UserError
@@ -32,7 +33,7 @@ def train(kill: str) -> Any:
     The ranks are forked from this process, which has loaded the libraries.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranks, "LaunchConfig", functools.partial(ranks.LaunchConfig, start_method="fork"))
+        patch.setattr(ranks, "LaunchConfig", functools.partial(LaunchConfig, start_method="fork"))
         patch.setenv("KILL", kill)
         commands.train(["--ranks", "2", "--max-restarts", "2", *ARGUMENTS])
     return newest_agent()

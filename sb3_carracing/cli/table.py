@@ -30,7 +30,7 @@ class Command:
     group: str
     extra: str = "zoo"
 
-    def load(self) -> Callable[[list[str]], Any]:
+    def load(self) -> Callable[..., Any]:
         """Import the function, and with it the libraries that it needs.
 
         Raises:
@@ -38,7 +38,7 @@ class Command:
         """
         module, _, function = self.target.partition(":")
         with libraries_of(self.name, self.extra):
-            loaded: Callable[[list[str]], Any] = getattr(importlib.import_module(f"sb3_carracing.{module}"), function)
+            loaded: Callable[..., Any] = getattr(importlib.import_module(f"sb3_carracing.{module}"), function)
         return loaded
 
 

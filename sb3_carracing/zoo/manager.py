@@ -67,6 +67,7 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
     - Names, keywords and values are checked before anything is made, see `hyperparameters.check`.
     """
 
+    verbose: int
     work_begins: Callable[[], None] = staticmethod(lambda: None)
     """Called right before the first environment step."""
     trust: bool = False

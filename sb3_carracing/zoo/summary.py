@@ -42,8 +42,8 @@ def opening(manager: Any, model: BaseAlgorithm, then: str = "") -> list[str]:
     width = shutil.get_terminal_size().columns - 1 if sys.stdout.isatty() else 1000
     lines = []
     for name, text in rows.items():
-        indents = {"initial_indent": f"{name:{_LABEL}}", "subsequent_indent": " " * _LABEL}
-        lines += textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False, **indents)
+        text = textwrap.fill(text, width - _LABEL, break_long_words=False, break_on_hyphens=False)
+        lines += f"{name:{_LABEL}}{textwrap.indent(text, ' ' * _LABEL).lstrip()}".splitlines()
     return lines
 
 

@@ -19,6 +19,7 @@ from sb3_carracing.system import n_cores
 from sb3_carracing.zoo.register import ALGO_NAME
 
 _LABEL = 13
+STOCK_SPEED = "; gymnasium draws each, some 130 per second and process"
 
 
 def opening(manager: Any, model: BaseAlgorithm, then: str = "") -> list[str]:
@@ -86,7 +87,13 @@ def _length(manager: Any, model: BaseAlgorithm) -> str:
     begun = f", of which {model.num_timesteps:,} are done" if model.num_timesteps else ""
     if not is_car_racing(env_spec(env_id)):
         return f"{steps:,} steps{begun}"
-    return f"{steps:,} steps ({steps * frames_per_step(manager.pipeline()):,} frames){begun}"
+    frames = steps * frames_per_step(manager.pipeline())
+    return f"{steps:,} steps ({frames:,} frames{'' if _draws_fast(model) else STOCK_SPEED}){begun}"
+
+
+def _draws_fast(model: BaseAlgorithm) -> bool:
+    env = model.get_env()
+    return env is not None and env.has_attr("renderer") and env.get_attr("renderer")[0] == "fast"
 
 
 def _checkpoints(manager: Any) -> str:

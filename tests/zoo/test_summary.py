@@ -84,3 +84,14 @@ def test_a_car_racing_has_frames_and_is_evaluated() -> None:
 def test_options_are_left_out_with_their_values() -> None:
     argv = ["--env", "X", "-n", "5", "--frames=1e6", "-i", "a.zip", "-params", "n_steps:8"]
     assert summary.without_options(argv, "-n", "--frames", "-i") == ["--env", "X", "-params", "n_steps:8"]
+
+
+@pytest.mark.parametrize(("env_kwargs", "is_slow"), [([], True), (["--env-kwargs", "renderer:'fast'"], False)])
+def test_the_price_of_gymnasiums_drawing_is_said_first(
+    capsys: pytest.CaptureFixture[str], env_kwargs: list[str], is_slow: bool
+) -> None:
+    train = ["train", "--env", "CarRacingBlog-v3", "-n", "4", "--eval-freq", "-1", "--device", "cpu", *env_kwargs]
+    main([*train, "-params", "n_steps:4", "batch_size:4", "n_epochs:1", "callback:None"])
+    (length,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("length")]
+    assert "4 steps (32 frames" in length
+    assert (summary.STOCK_SPEED in length) == is_slow

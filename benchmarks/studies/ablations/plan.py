@@ -17,6 +17,7 @@ from sb3_carracing.runs import Run
 PLAN = Path(__file__).with_name("plan.yml")
 HYPERPARAMS = ROOT / "hyperparams" / "beta_ppo.yml"
 Settings = dict[str, Any]
+_NOT_RL_ZOO3S = ("wrappers", "outer_wrappers", "further_callbacks", "algorithm")
 
 
 @functools.cache
@@ -74,12 +75,13 @@ def _start(name: str, content: Settings, entry: Settings, preset: Settings, abov
 
 def _config(name: str, settings: Settings, env_id: str, every_frames: int, callbacks: str) -> Config:
     """Return settings as the entry of a rl-zoo3 YAML with its algorithm beside it."""
-    hyperparams = {key: value for key, value in settings.items() if key not in ("wrappers", "outer_wrappers", "algorithm")}
+    hyperparams = {key: value for key, value in settings.items() if key not in _NOT_RL_ZOO3S}
     if wrappers := settings["wrappers"] | settings.get("outer_wrappers", {}):
         hyperparams["env_wrapper"] = [{path: keywords} for path, keywords in wrappers.items()]
     hyperparams["callback"] = [
         {f"{callbacks}.ProgressCallback": {"live_line": False}},
         {f"{callbacks}.ValidationCallback": {"every_frames": every_frames}},
+        *settings.get("further_callbacks", []),
     ]
     return Config(name, "", env_id, hyperparams, settings.get("algorithm", "beta_ppo"))
 

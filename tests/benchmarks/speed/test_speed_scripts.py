@@ -55,7 +55,7 @@ def test_the_race_shows_as_many_laps_as_were_measured(tmp_path: Path) -> None:
         assert images.n_frames == 80
 
 
-@pytest.mark.parametrize("name", [*SMALL, "env_speed", "compare_renderers", "race"])
+@pytest.mark.parametrize("name", [*SMALL, "env_speed", "compare_renderers", "race", "scaling"])
 def test_a_benchmark_says_how_it_is_run(name: str) -> None:
     module = importlib.import_module(f"benchmarks.speed.{name}")
     assert f"python -m benchmarks.speed.{name}" in (module.__doc__ or "")
@@ -63,7 +63,7 @@ def test_a_benchmark_says_how_it_is_run(name: str) -> None:
 
 def test_every_stored_file_is_named_like_its_benchmark() -> None:
     stored = {file.stem for file in (ROOT / "benchmarks" / "results" / "speed").glob("*.json")}
-    assert stored - {"race"} == {*SMALL, "env_speed"}
+    assert stored == {*SMALL, "env_speed", "race", "scaling_carracing", "scaling_pendulum"}
 
 
 def test_the_command_line_is_told_without_a_machines_path() -> None:

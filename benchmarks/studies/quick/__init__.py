@@ -1,0 +1,1 @@
+"""Trainings with 200,000 frames: what makes them reliable."""

@@ -1,0 +1,72 @@
+"""Train and evaluate the runs of plan.yml, see `benchmarks.runner`; or print their scores.
+
+    python -m benchmarks.studies.quick.run --list
+    python -m benchmarks.studies.quick.run --only base softplus --seeds 101 102 --tracks 40
+    python -m benchmarks.studies.quick.run --report
+
+The last agents drive development tracks with the fast rendering. None of them is a test track.
+"""
+
+import functools
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks import runner, tables
+from benchmarks.runner import Config, Study
+from benchmarks.studies.ablations.plan import read_plan
+from sb3_carracing.pipelines import PipelineEnv, WrapperCall, pipeline_env
+from sb3_carracing.runs import Run
+
+FIRST_SEED = 4_000_000
+LOST = 700.0
+
+
+@functools.cache
+def study() -> Study:
+    """Return the study with all runs of the plan."""
+    configs = read_plan(Path(__file__).with_name("plan.yml"))
+    return Study("quick", configs, seed_factor=1, first_seed=FIRST_SEED, keep_progress=True, evaluation_env=evaluation_env)
+
+
+def evaluation_env(run: Run, config: Config) -> PipelineEnv:
+    """Return the factory of the evaluation's environment, which mirrors nothing."""
+    wrappers = tuple(call for call in run.pipeline.wrappers if not _mirrors(call))
+    return pipeline_env(replace(run.pipeline, wrappers=wrappers), renderer="fast")
+
+
+def _mirrors(call: WrapperCall) -> bool:
+    return call.path.endswith(".Mirror")
+
+
+def report(folder: Path) -> str:
+    """Return the scores of all runs as a Markdown table."""
+    whats = {name: entry["what"] for name, entry in tables.read_configs(folder).items()}
+    episodes = tables.read(folder, tables.EPISODES).groupby("run")
+    runs = tables.read(folder, tables.RUNS).set_index("run")
+    runs["median"], runs["laps"] = episodes["score"].median(), episodes["lap"].mean()
+    runs["lost"] = episodes["score"].agg(lambda scores: (scores < LOST).mean())
+    rows = ["| change | seeds | mean scores | medians | laps | lost tracks |", "|---|---|---|---|---|---|"]
+    for name, own in runs.sort_values("seed").groupby("config", sort=False):
+        cells = [
+            ", ".join(map(str, own["seed"])),
+            ", ".join(f"{score:.0f}" for score in own["score"]),
+            ", ".join(f"{score:.0f}" for score in own["median"]),
+            *(", ".join(f"{share:.0%}" for share in own[column]) for column in ("laps", "lost")),
+        ]
+        rows.append(f"| {whats[str(name)]} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if "--report" in argv:
+        print(report(tables.RESULTS / "quick"))
+    else:
+        runner.main(study(), __doc__, argv, seeds=(101, 102))
+
+
+if __name__ == "__main__":
+    main()

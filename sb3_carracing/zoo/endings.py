@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.monitor import ResultsWriter
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_carracing.callbacks.checkpoint import agent_bytes, state_bytes, statistics_bytes
 from sb3_carracing.files import next_free, tolerating_full_disk, write_atomically
 from sb3_carracing.ppo import distributed
+from sb3_carracing.ppo.distributed import LostRankError
 from sb3_carracing.resume import is_collecting
 from sb3_carracing.runs import BEST_AGENT, BEST_STATISTICS
-from sb3_carracing.signals import Stopped, check_signals, has_come, postpone, say
+from sb3_carracing.signals import Stopped, check_signals, has_come, postpone, say, undisturbed
 from sb3_carracing.zoo.summary import command, without_options
 
 PAUSE = 20
@@ -227,3 +231,60 @@ class PatientResultsWriter(ResultsWriter):
         """Close the file, whether or not the last rows can be written."""
         with suppress(OSError):
             super().close()
+
+
+class Learner:
+    """A model's `learn` as rl-zoo3 calls it; a resumed model continues its step count.
+
+    SB3's `learn(reset_num_timesteps=False)` adds its argument to the steps done, and schedules are functions of the sum. We
+    pass the remaining steps, so that learning rate and clip range continue where they were.
+    """
+
+    def __init__(self, model: BaseAlgorithm, go_on: Callable[[BaseAlgorithm], None] | None, keeper: Keeper, files: RunFiles):
+        self._model = model
+        self._go_on = go_on
+        self._keeper = keeper
+        self._files = files
+        self.interrupted = False
+        self.saved_as: Path | None = None
+
+    def learn(self, total_timesteps: int, callback: Sequence[BaseCallback] = (), **kwargs: Any) -> None:
+        """Train up to `total_timesteps` [steps], and save the agent before rl-zoo3 closes the environments.
+
+        After a signal or an error, this is the agent after the last update. rl-zoo3 swallows a KeyboardInterrupt.
+        """
+        learn = self._model.learn if self._go_on is None else self._learn_on
+        try:
+            try:
+                learn(total_timesteps, callback=[self._keeper, *callback], **kwargs)
+            except LostRankError:
+                check_signals()  # the other rank ends because of the same signal
+                raise
+            check_signals()
+            if self._keeper.kept is not None:
+                with undisturbed():
+                    print(f"Saving to {self._files.run}")
+                    self.saved_as = self._files.save(self._keeper.kept)
+        except BaseException as error:
+            self.interrupted = isinstance(error, KeyboardInterrupt)
+            with undisturbed():
+                self.saved_as = self._files.end(self._keeper.kept, error)
+            raise
+
+    def _learn_on(self, total_timesteps: int, **kwargs: Any) -> None:
+        assert self._go_on is not None
+        done = self._model.num_timesteps
+        print(f"Resuming at step {done} of {total_timesteps}")
+        self._go_on(self._model)
+        self._model.learn(total_timesteps - done, reset_num_timesteps=False, **kwargs)
+
+    @property
+    def policy(self) -> BasePolicy:
+        """The model's policy, which rl-zoo3 gives to ARS's helpers."""
+        policy: BasePolicy = self._model.policy
+        return policy
+
+    @property
+    def env(self) -> VecEnv | None:
+        """The model's environment, which rl-zoo3 closes at the end."""
+        return self._model.env

@@ -17,10 +17,9 @@ from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER
 from rl_zoo3.utils import ALGOS
 from stable_baselines3.common import monitor
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.callbacks import CheckpointCallback as CheckpointCallbackOfSB3
+from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from sb3_carracing.agents import read_agent
@@ -32,14 +31,12 @@ from sb3_carracing.files import hyperparams_file, replacing, tolerating_full_dis
 from sb3_carracing.pipelines import Pipeline, frames_per_step, wrapper_calls
 from sb3_carracing.ppo import distributed
 from sb3_carracing.ppo.beta_ppo import BetaPPO
-from sb3_carracing.ppo.distributed import LostRankError
 from sb3_carracing.ppo.finite import NonFiniteError
 from sb3_carracing.resume import Training, read_training, restore
 from sb3_carracing.runs import BEST_AGENT, BEST_STATISTICS, seed_to_go_on, statistics_of
-from sb3_carracing.signals import check_signals, undisturbed
 from sb3_carracing.vec_env import process_vec_env_class
 from sb3_carracing.zoo import hyperparameters, summary
-from sb3_carracing.zoo.endings import Keeper, PatientResultsWriter, RunFiles, adapt_evaluation
+from sb3_carracing.zoo.endings import Keeper, Learner, PatientResultsWriter, RunFiles, adapt_evaluation
 from sb3_carracing.zoo.storage import shown
 from sb3_carracing.zoo.study import as_yaml, find_trial, load_study, trial_entry
 
@@ -290,7 +287,7 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         commands = summary.commands_for(run, self.algo, self.env_name.gym_id, logs)
         files = RunFiles(run, run / f"{self.env_name}.zip", parameters / "vecnormalize.pkl", logs, self.argv, commands)
         keeper = Keeper(self._begin)
-        learner = _Learner(model, self._go_on if self.continue_training else None, keeper, files)
+        learner = Learner(model, self._go_on if self.continue_training else None, keeper, files)
         try:
             super().learn(learner)
         except BaseException as error:
@@ -347,60 +344,3 @@ def _hyperparams_of_trial(arguments: dict[str, Any]) -> tuple[dict[str, Any], di
     if settings["algo"] != arguments["algo"]:
         raise UserError(f"the study {study.study_name!r} is of {settings['algo']}, not of {arguments['algo']}: pass --algo")
     return {}, trial_entry(study, trial)
-
-
-class _Learner:
-    """A model's `learn` as rl-zoo3 calls it; a resumed model continues its step count.
-
-    SB3's `learn(reset_num_timesteps=False)` adds its argument to the steps done, and schedules are functions of the sum. We
-    pass the remaining steps, so that learning rate and clip range continue where they were.
-    """
-
-    def __init__(self, model: BaseAlgorithm, go_on: Callable[[BaseAlgorithm], None] | None, keeper: Keeper, files: RunFiles):
-        self._model = model
-        self._go_on = go_on
-        self._keeper = keeper
-        self._files = files
-        self.interrupted = False
-        self.saved_as: Path | None = None
-
-    def learn(self, total_timesteps: int, callback: Sequence[BaseCallback] = (), **kwargs: Any) -> None:
-        """Train up to `total_timesteps` [steps], and save the agent before rl-zoo3 closes the environments.
-
-        After a signal or an error, this is the agent after the last update. rl-zoo3 swallows a KeyboardInterrupt.
-        """
-        learn = self._model.learn if self._go_on is None else self._learn_on
-        try:
-            try:
-                learn(total_timesteps, callback=[self._keeper, *callback], **kwargs)
-            except LostRankError:
-                check_signals()  # the other rank ends because of the same signal
-                raise
-            check_signals()
-            if self._keeper.kept is not None:
-                with undisturbed():
-                    print(f"Saving to {self._files.run}")
-                    self.saved_as = self._files.save(self._keeper.kept)
-        except BaseException as error:
-            self.interrupted = isinstance(error, KeyboardInterrupt)
-            with undisturbed():
-                self.saved_as = self._files.end(self._keeper.kept, error)
-            raise
-
-    def _learn_on(self, total_timesteps: int, **kwargs: Any) -> None:
-        assert self._go_on is not None
-        done = self._model.num_timesteps
-        print(f"Resuming at step {done} of {total_timesteps}")
-        self._go_on(self._model)
-        self._model.learn(total_timesteps - done, reset_num_timesteps=False, **kwargs)
-
-    @property
-    def policy(self) -> BasePolicy:
-        """The model's policy, which rl-zoo3 gives to ARS's helpers."""
-        policy: BasePolicy = self._model.policy
-        return policy
-
-    @property
-    def env(self) -> VecEnv | None:
-        """The model's environment, which rl-zoo3 closes at the end."""
-        return self._model.env

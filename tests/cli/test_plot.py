@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import matplotlib.font_manager  # noqa: F401  # on a new machine it says on stderr that it builds a cache
 import numpy as np
 import pytest
 from PIL import Image

@@ -54,7 +54,20 @@ def test_resume(trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
 def test_tune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
-    size = ["-n", "1024", "--n-trials", "1", "--n-evaluations", "1", "--eval-episodes", "1", "--seed", "3"]
+    size = [
+        "-n",
+        "1024",
+        "--n-trials",
+        "1",
+        "--n-evaluations",
+        "1",
+        "--eval-episodes",
+        "1",
+        "--seed",
+        "3",
+        "-params",
+        "n_envs:2",
+    ]
     main(["tune", *THE_TASK, *size])
     printed = capsys.readouterr().out
     assert "1 complete" in printed

@@ -50,7 +50,7 @@ $(DOCS): $(RUN)
 
 train: $(RUN)
 	$(BIN)/python -m sb3_carracing train_and_report --tracks $(TRACKS) -- \
-		--env CarRacingFast-v3 --seed 1 --ranks auto --save-freq 50000 --tensorboard-log logs/tensorboard $(ARGS)
+		--env CarRacingFast-v3 --seed 1 --ranks auto --tensorboard-log logs/tensorboard $(ARGS)
 
 # Two processes with one thread each suit a machine with two cores.
 PYTEST_OPTIONS := --numprocesses 2 --dist worksteal

@@ -8,7 +8,7 @@ from sb3_carracing.checks import finite_number
 class LateDecayCallback(BaseCallback):
     """Keep the algorithm's learning rate for a while, then decay it linearly until the end of the training.
 
-    rl-zoo3's `lin_x` decays from the first update on. Here, all but the last updates take steps of the full size. In
+    rl-zoo3's `lin_x` decays from the first update on. Here, updates before `start` use the full learning rate. In
     hyperparameters, add it to a constant `learning_rate`::
 
         callback:

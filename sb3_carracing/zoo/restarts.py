@@ -1,4 +1,4 @@
-"""Trainings on several ranks that an elastic launcher has started again: what they go on from."""
+"""Find the agent from which restarted ranks resume."""
 
 import json
 import os
@@ -15,7 +15,7 @@ RECORD = "job.json"
 
 
 def launchers(group: Group) -> list[str]:
-    """Return what tells this job's launchers, one per machine, from all other processes; the same on all ranks."""
+    """Return identifiers of this job's launchers, one per machine; all ranks get the same list."""
     pid = os.getppid()
     stat = Path(f"/proc/{pid}/stat")
     begun = stat.read_text().rpartition(")")[2].split()[19] if stat.is_file() else ""  # in a container ids come again
@@ -23,7 +23,7 @@ def launchers(group: Group) -> list[str]:
 
 
 def restart() -> str:
-    """Return which restart this is, for a message; empty if it is none that the launcher counts."""
+    """Describe the current restart for a message, as in `Restart 1 of 3`; empty if this is the first start."""
     count, most = (os.environ.get(f"TORCHELASTIC_{name}", "0") for name in ("RESTART_COUNT", "MAX_RESTARTS"))
     return f"Restart {count} of {most}" if count != "0" else ""
 

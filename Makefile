@@ -16,9 +16,9 @@ TRACKS ?= 10
 
 help:
 	@echo "make train        train on CarRacing on all cores (a million frames, 14 to 33 minutes on one), then evaluate, plot and film"
-	@echo "make test         run the test suite (7 to 9 minutes on two busy cores)"
+	@echo "make test         run the test suite (6 to 9 minutes on two cores)"
 	@echo "make test-quick   run the quick tests only (about a minute)"
-	@echo "make test-slow    run the long tests (about half an hour)"
+	@echo "make test-slow    run the long tests (about 25 minutes on two cores)"
 	@echo "make test-lowest  run the tests with the lowest supported versions, in a virtual environment of its own"
 	@echo "make test-latest  run the tests with the newest versions, in a virtual environment of its own"
 	@echo "make lint         run ruff and mypy"

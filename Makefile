@@ -15,7 +15,7 @@ TRACKS ?= 10
 .PHONY: help setup train test test-quick test-slow test-lowest test-latest lint docs lock clean
 
 help:
-	@echo "make train        train on CarRacing on all cores (a million frames, 14 to 33 minutes on one), then evaluate, plot and film"
+	@echo "make train        train on CarRacing on all cores, then evaluate, plot, film and report (a million frames, about 15 minutes on two cores)"
 	@echo "make test         run the test suite (6 to 9 minutes on two cores)"
 	@echo "make test-quick   run the quick tests only (about a minute)"
 	@echo "make test-slow    run the long tests (about 25 minutes on two cores)"

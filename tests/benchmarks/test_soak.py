@@ -22,6 +22,10 @@ def test_only_growth_in_the_second_half_counts() -> None:
     assert "command, memory_mb: 100 -> 109" in lines[0]
 
 
+def test_memory_that_is_given_back_for_a_while_is_no_growth() -> None:
+    assert soak.verdict(series([100.0] * 10 + [75.0, 75.0] + [100.0] * 8, [5] * 20))[1]
+
+
 def test_one_more_handle_is_growth() -> None:
     assert not soak.verdict(series([100] * 8, [5, 5, 5, 5, 5, 6, 7, 8]))[1]
 

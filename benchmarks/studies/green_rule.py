@@ -6,6 +6,7 @@ Both renderers draw the same drive: along the middle of the road, and in every s
 speed, so that the car also drives over grass. A decision is whether a frame's mean green is above a threshold.
 """
 
+import itertools
 import os
 from collections.abc import Iterator
 
@@ -25,7 +26,7 @@ def mean_greens() -> Iterator[list[float]]:
     """Yield the mean green of frame after frame, as gymnasium draws it and as we do."""
     envs = CarRacing(renderer="stock"), CarRacing()
     rng = np.random.default_rng(0)
-    for episode in range(1_000_000):
+    for episode in itertools.count():
         for env in envs:
             env.reset(seed=FIRST_SEED + episode)
         over, frame, disturbance = False, 0, 0.0
@@ -45,7 +46,7 @@ def main() -> None:
     parser = options.parser(__doc__)
     parser.add_argument("--frames", type=int, default=20_000)
     args = parser.parse_args()
-    greens = np.array([means for means, _ in zip(mean_greens(), range(args.frames), strict=False)])
+    greens = np.array([*itertools.islice(mean_greens(), args.frames)])
     decisions = {}
     for name, threshold in THRESHOLDS.items():
         stock, fast = (greens > threshold).T

@@ -94,13 +94,8 @@ def train_best(args: argparse.Namespace, file: Path) -> None:
     print(f"Training {file}", file=sys.stderr)
     argv = ["--algo", args.algo, "--env", args.env, "-conf", str(file), "-f", args.log_folder, "--device", args.device]
     argv += ["-n", str(args.n_timesteps), "--seed", str(args.seed), "--vec-env", args.vec_env]
-    argv += [
-        "--num-threads",
-        str(args.num_threads),
-        "--verbose",
-        str(max(0, args.verbose - 1)),
-        *(["-P"] if args.progress else []),
-    ]
+    argv += ["--num-threads", str(args.num_threads), "--verbose", str(max(0, args.verbose - 1))]
+    argv += ["-P"] if args.progress else []
     # If an option is repeated, the last one counts.
     commands.train([*argv, *args.train_arguments])
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from refusals import refusal
 from terminals import stderr_in_terminal
 
 REPOSITORY = Path(__file__).parents[2]
@@ -156,13 +157,8 @@ def test_bad_input_is_one_clear_sentence(
     arguments: list[str],
     message: str,
 ) -> None:
-    from sb3_carracing.cli import main
-
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert ended.value.code == 2
-    errors = capsys.readouterr().err
+    errors = refusal(capsys, *arguments).err
     assert message in errors
     assert "Traceback" not in errors
 

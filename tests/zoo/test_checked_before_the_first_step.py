@@ -7,6 +7,7 @@ import gymnasium as gym
 import pytest
 import rl_zoo3
 import yaml
+from refusals import refusal
 from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -58,11 +59,8 @@ def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """Run a command that must exit with status 2 and one line; return the line."""
     capsys.readouterr()
-    with pytest.raises(SystemExit) as exit_info:
-        main(list(arguments))
-    assert exit_info.value.code == 2
-    error = capsys.readouterr().err
-    (line,) = error.splitlines()
+    line: str
+    (line,) = refusal(capsys, *arguments).err.splitlines()
     return line
 
 

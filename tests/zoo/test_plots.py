@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 from PIL import Image
+from refusals import refusal
 from rl_zoo3.plots import all_plots
 
 from sb3_carracing.cli import main
@@ -36,13 +37,11 @@ def write_run(algo: str, number: int, n_evaluations: int = 3, env: str = ENV, fo
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """Run a command that must exit with status 2 and one line, without a number; return the line."""
-    with pytest.raises(SystemExit) as exit_info:
-        main(list(arguments))
-    assert exit_info.value.code == 2
-    printed = capsys.readouterr()
+    printed = refusal(capsys, *arguments)
     assert "0.0 +/- 0.0" not in printed.out
     assert not list(Path().glob("*.png"))
-    return printed.err.splitlines()[-1]
+    line: str = printed.err.splitlines()[-1]
+    return line
 
 
 @pytest.mark.parametrize(

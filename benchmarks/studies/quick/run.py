@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks import runner, tables
 from benchmarks.runner import Config, Study
 from benchmarks.studies.ablations.plan import read_plan
-from sb3_carracing.pipelines import PipelineEnv, WrapperCall, pipeline_env
+from sb3_carracing.pipelines import PipelineEnv, pipeline_env
 from sb3_carracing.runs import Run
 
 FIRST_SEED = 4_000_000
@@ -32,12 +32,8 @@ def study() -> Study:
 
 def evaluation_env(run: Run, config: Config) -> PipelineEnv:
     """Return the factory of the evaluation's environment, which mirrors nothing."""
-    wrappers = tuple(call for call in run.pipeline.wrappers if not _mirrors(call))
+    wrappers = tuple(call for call in run.pipeline.wrappers if not call.path.endswith(".Mirror"))
     return pipeline_env(replace(run.pipeline, wrappers=wrappers), renderer="fast")
-
-
-def _mirrors(call: WrapperCall) -> bool:
-    return call.path.endswith(".Mirror")
 
 
 def report(folder: Path) -> str:

@@ -33,5 +33,6 @@ def test_one_more_handle_is_growth() -> None:
 @pytest.mark.slow
 def test_three_minutes_of_training_grow_nothing(tmp_path: Path) -> None:
     small = ["-params", "n_envs:4", "n_steps:64", "batch_size:64", "n_epochs:1"]
-    lines, flat = soak.verdict(soak.watch(small, minutes=3, every=2, folder=tmp_path))
-    assert flat, lines
+    # After three minutes memory still settles by 1 %. A leak of one rollout's observations would be over 100 %.
+    lines, flat = soak.verdict(soak.watch(small, minutes=3, every=2, folder=tmp_path), memory_limit=0.05)
+    assert flat, "\n".join(lines)

@@ -27,8 +27,8 @@ DeterministicAction: TypeAlias = Literal["mean", "mode"]
 UNIT_MARGIN = 1e-6
 # Beyond these the parameterizations only overflow: softplus is linear, exp(30) is 1e13.
 _RAW_LIMIT = {"softplus": 1e6, "exp": 30.0, "mode": 1e6}
-# alpha - 1 and beta - 1 of an untrained softplus head, whose outputs are about zero: ln 2.
-_INITIAL_EXCESS = float(np.log(2.0))
+# alpha + beta of an untrained softplus head, whose outputs are about zero.
+_SOFTPLUS_CONCENTRATION = 2.0 + 2.0 * float(np.log(2.0))
 
 
 class BetaDistribution(Distribution):
@@ -59,6 +59,10 @@ class BetaDistribution(Distribution):
         parameterization: "softplus", "exp" or "mode".
         initial_mean: Mean action of the untrained policy, in the environment's units: one number for all dimensions or
             one for each, strictly between the bounds. None means the middle of the range.
+        initial_concentration: `alpha + beta` of the untrained policy, above 2. It is larger where alpha, beta >= 1 with
+            `initial_mean` needs that. The standard deviation in the middle of the range is
+            `(high - low) / (2 sqrt(initial_concentration + 1))`. None means that of an untrained softplus head, `2 + 2 ln 2`,
+            with `initial_mean`, and leaves the head alone without it.
         deterministic_action: What `get_actions(deterministic=True)` returns, "mean" or "mode".
         max_concentration: Upper bound of `alpha + beta`, above 2. At the bound, the mode is kept.
         margin: Fraction of the range by which the support exceeds it on either side, at most 0.25.
@@ -77,6 +81,7 @@ class BetaDistribution(Distribution):
         deterministic_action: DeterministicAction = "mode",
         max_concentration: float = 1e4,
         margin: float = 0.0,
+        initial_concentration: float | None = None,
     ):
         super().__init__()  # type: ignore[no-untyped-call]
         low, high = _checked_bounds(action_space)
@@ -100,6 +105,9 @@ class BetaDistribution(Distribution):
         self.max_concentration = float(max_concentration)
         unit_mean = _checked_unit_mean(initial_mean, low, high, self.max_concentration)
         self._initial_unit_mean = None if unit_mean is None else (unit_mean + self.margin) / (1.0 + 2.0 * self.margin)
+        self.initial_concentration = initial_concentration
+        if initial_concentration is not None:
+            finite_number("initial_concentration", initial_concentration, 2.001, self.max_concentration)
 
     # --- parameters -------------------------------------------------------------------------------------------
 
@@ -108,15 +116,18 @@ class BetaDistribution(Distribution):
         return nn.Linear(latent_dim, 2 * self.action_dim)
 
     def initialize_bias(self, action_net: nn.Linear) -> None:
-        """Set the layer's bias so that latent codes near zero give `initial_mean`; its weights stay.
+        """Set the layer's bias so that latent codes near zero give `initial_mean` and `initial_concentration`.
 
-        The concentration is that of an untrained softplus head, `2 + 2 ln 2`, wherever alpha, beta >= 1 admits it.
+        The layer's weights stay, and so does its bias if both options are None.
         """
-        mean = self._initial_unit_mean
-        if mean is None:
+        mean, wanted = self._initial_unit_mean, self.initial_concentration
+        if mean is None and wanted is None:
             return
+        if mean is None:
+            mean = th.full((self.action_dim,), 0.5, dtype=th.float64)
         smaller = th.minimum(mean, 1.0 - mean)
-        concentration = th.clamp(1.2 / smaller, min=2.0 + 2.0 * _INITIAL_EXCESS, max=self.max_concentration)
+        wanted = _SOFTPLUS_CONCENTRATION if wanted is None else wanted
+        concentration = th.clamp(1.2 / smaller, min=wanted, max=self.max_concentration)
         excess_alpha = mean * concentration - 1.0
         excess_beta = (1.0 - mean) * concentration - 1.0
         if self.parameterization == "exp":

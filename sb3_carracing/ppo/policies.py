@@ -123,14 +123,15 @@ class NamedPartsPolicy(ActorCriticPolicy, _FeatureExtraction):  # type: ignore[m
         for module in self.modules():
             if isinstance(module, ImageExtractor) and module.channels_last:
                 module.to(memory_format=th.channels_last)  # type: ignore[call-overload]
-        if initial_mean is not None:
-            self._start_at_mean(initial_mean)
+        self._initialize_head(initial_mean)
 
     def _check_options(self, options: dict[str, Any]) -> None:
         """Refuse options without effect; a hook for subclasses that gets the arguments of SB3's constructor by name."""
 
-    def _start_at_mean(self, mean: float | list[float]) -> None:
+    def _initialize_head(self, mean: float | list[float] | None) -> None:
         """Let the untrained policy act around `mean`, by the bias of its last layer."""
+        if mean is None:
+            return
         space = self.action_space
         if not isinstance(space, spaces.Box) or self.squash_output:
             raise UserError(f"initial_mean={mean} needs a Gaussian on Box actions without squash_output, got {space}")
@@ -187,7 +188,7 @@ class BetaActorCriticPolicy(NamedPartsPolicy):
     Args:
         *args: As for `NamedPartsPolicy`.
         **kwargs: The options of `BetaDistribution` (`parameterization`, `initial_mean`, `deterministic_action`,
-            `max_concentration`, `margin`), and all arguments of `NamedPartsPolicy`. On a Box, options of a Gaussian
+            `max_concentration`, `margin`, `initial_concentration`), and all arguments of `NamedPartsPolicy`. On a Box, options of a Gaussian
             (`use_sde`, `log_std_init`, `full_std`, `use_expln`, `squash_output`) raise an error. On other action spaces, the
             options of `BetaDistribution` do.
 
@@ -220,11 +221,11 @@ class BetaActorCriticPolicy(NamedPartsPolicy):
         elif options["full_std"] is not None:  # None comes from a file of release 0.1.0, which had other defaults
             _refuse_beta_options(self._beta_options, options["action_space"])
 
-    def _start_at_mean(self, mean: float | list[float]) -> None:
-        """Let the untrained policy act around the `initial_mean` that its distribution has checked."""
-        assert isinstance(self.action_dist, BetaDistribution)
-        assert isinstance(self.action_net, nn.Linear)
-        self.action_dist.initialize_bias(self.action_net)
+    def _initialize_head(self, mean: float | list[float] | None) -> None:
+        """Let the untrained policy start with the mean and concentration that its distribution has checked."""
+        if isinstance(self.action_dist, BetaDistribution):
+            assert isinstance(self.action_net, nn.Linear)
+            self.action_dist.initialize_bias(self.action_net)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
@@ -317,5 +318,5 @@ def _refuse_gaussian_options(options: dict[str, Any]) -> None:
     if options["log_std_init"] != 0.0 or not options["full_std"] or options["use_expln"]:
         raise UserError(
             "log_std_init, full_std and use_expln shape the standard deviation of a Gaussian; a Beta has none. "
-            "Use initial_mean, parameterization or max_concentration instead."
+            "Use initial_concentration, initial_mean or parameterization instead."
         )

@@ -478,6 +478,33 @@ class TestParameters:
         dist.initialize_bias(net)
         th.testing.assert_close(dist.proba_distribution(net(th.zeros(1, 3))).mean(), th.tensor([[0.25, 0.25]]))
 
+    @pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
+    @pytest.mark.parametrize("margin", [0.0, 0.1])
+    @pytest.mark.parametrize("means", [None, [0.2, 3.0]])
+    def test_initial_concentration(self, parameterization: Any, margin: float, means: list[float] | None) -> None:
+        dist = BetaDistribution(box([0.0, -5.0], [1.0, 5.0]), parameterization, means, margin=margin, initial_concentration=20.0)
+        net = dist.proba_distribution_net(5)
+        dist.initialize_bias(net)
+        dist.proba_distribution(net(th.zeros(1, 5)))
+        np.testing.assert_allclose(dist.concentration.detach().numpy(), [[20.0, 20.0]], rtol=1e-5)
+        wider_mean = (dist.low + dist.width * dist.alpha / dist.concentration).detach().numpy()
+        np.testing.assert_allclose(wider_mean, [means or [0.5, 0.0]], atol=1e-5)
+
+    def test_standard_deviation_of_the_initial_concentration(self) -> None:
+        dist = BetaDistribution(box([-1.0], [1.0]), initial_concentration=24.0)
+        net = dist.proba_distribution_net(1)
+        dist.initialize_bias(net)
+        actions = dist.proba_distribution(net(th.zeros(1, 1)).expand(200_000, 2)).sample()
+        assert float(actions.std()) == pytest.approx(2.0 / (2.0 * np.sqrt(25.0)), rel=0.02)
+
+    def test_a_mean_close_to_a_bound_needs_more_concentration(self) -> None:
+        dist = BetaDistribution(UNIT_BOX, initial_mean=0.01, initial_concentration=20.0)
+        net = dist.proba_distribution_net(1)
+        dist.initialize_bias(net)
+        dist.proba_distribution(net(th.zeros(1, 1)))
+        assert float(dist.concentration.detach()) > 100.0
+        assert float(dist.mean().detach()) == pytest.approx(0.01, abs=1e-4)
+
     def test_without_initial_mean_the_bias_is_left_alone(self) -> None:
         dist = BetaDistribution(UNIT_BOX)
         net = dist.proba_distribution_net(3)
@@ -499,6 +526,9 @@ class TestParameters:
             ({"max_concentration": 2.0}, "above 2.*got 2.0"),
             ({"max_concentration": np.inf}, "finite number above 2.*inf"),
             ({"max_concentration": np.nan}, "finite number above 2.*nan"),
+            ({"initial_concentration": 2.0}, "initial_concentration must be a number from 2.001 to 10000, got 2.0"),
+            ({"initial_concentration": 60.0, "max_concentration": 50.0}, "initial_concentration.* to 50, got 60"),
+            ({"initial_concentration": "wide"}, "initial_concentration.*got 'wide'"),
         ],
     )
     def test_bad_options_are_named(self, options: dict[str, Any], words: str) -> None:

@@ -214,6 +214,13 @@ class TestNetworks:
         share = np.abs(actions - wanted) / (MATRIX_ACTION.high - MATRIX_ACTION.low)
         assert share.max() < 0.02
 
+    def test_untrained_policy_meets_the_initial_concentration(self) -> None:
+        policy = policy_of(initial_concentration=50.0)
+        policy.observation_space.seed(0)
+        obs = th.as_tensor(np.stack([VECTOR.sample() for _ in range(50)]))
+        distribution: Any = policy.get_distribution(obs)
+        assert th.all((distribution.concentration > 47.0) & (distribution.concentration < 53.0))
+
     def test_stock_observation_scaling_reaches_our_extractors(self) -> None:
         """normalize_images=False hands over floats in [0, 1] as they are."""
         floats = spaces.Box(0.0, 1.0, (2, 96, 96))
@@ -265,7 +272,7 @@ class TestOptions:
         ("options", "words"),
         [
             ({"use_sde": True}, r"use_sde=True has no meaning with a Beta policy.*stable_baselines3\.PPO"),
-            ({"log_std_init": -1.0}, "standard deviation of a Gaussian; a Beta has none.*initial_mean"),
+            ({"log_std_init": -1.0}, "standard deviation of a Gaussian; a Beta has none.*initial_concentration"),
             ({"full_std": False}, "a Beta has none"),
             ({"use_expln": True}, "a Beta has none"),
             ({"parameterization": "tanh"}, "parameterization must be one of 'exp', 'mode', 'softplus', got 'tanh'"),
@@ -319,6 +326,7 @@ class TestOptions:
             "deterministic_action": "mean",
             "max_concentration": 77.0,
             "margin": 0.1,
+            "initial_concentration": 40.0,
         }
         assert options.keys() == BETA_OPTIONS.keys()
         policy = policy_of(**options)

@@ -217,6 +217,7 @@ class TestRoundTrip:
             "deterministic_action": "mode",
             "max_concentration": 1e4,
             "margin": 0.0,
+            "initial_concentration": None,
         }
         assert beta_options(load(tmp_path / "sb3.zip")) == expected
         assert load(tmp_path / "sb3.zip").policy_kwargs == {}

@@ -47,6 +47,7 @@ DEFAULTS_OF_SB3_FILES = {
     "deterministic_action": "mode",
     "max_concentration": 1e4,
     "margin": 0.0,
+    "initial_concentration": None,
 }
 """Options of Beta policies that files of SB3's format do not name, as they were when such files were written."""
 

@@ -30,7 +30,7 @@ from stable_baselines3.common.vec_env import (
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
 from sb3_carracing.checks import one_of
-from sb3_carracing.envs.counts import Counts, counts_of, put_counts
+from sb3_carracing.envs.counts import counts_of, put_counts
 from sb3_carracing.envs.registration import FRAME_LIMIT
 from sb3_carracing.envs.training_rules import evaluation_kwargs
 from sb3_carracing.errors import UserError
@@ -155,7 +155,7 @@ class RawScore(gym.Wrapper[Any, Any, Any, Any]):
         if counts_of(info) is None:
             over, laps = terminated or truncated, self._is_car_racing
             info = {**info, **({"score": self._score, "frames": self._frames, "episode_over": over} if laps else {})}
-            put_counts(info, Counts(self._score, self._frames, over, laps and info.get("lap_finished", False)))
+            put_counts(info, self._score, self._frames, over, laps and info.get("lap_finished", False))
         return observation, reward, terminated, truncated, info
 
 

@@ -17,7 +17,7 @@ from gymnasium.envs.box2d import car_racing as stock
 from gymnasium.utils import EzPickle
 
 from sb3_carracing.checks import one_of, whole_number
-from sb3_carracing.envs.counts import Counts, put_counts
+from sb3_carracing.envs.counts import put_counts
 from sb3_carracing.envs.fast import track
 from sb3_carracing.envs.fast.camera import Camera
 from sb3_carracing.envs.fast.car import FastCar, Ground, TileContacts, World
@@ -164,14 +164,14 @@ class CarRacing(stock.CarRacing):
         if action is None:
             return self._first_step()
         if self.continuous:
-            action = PlainAction(action.astype(np.float64).tolist())
+            action = PlainAction(action.tolist())
         total = self._play(action, self.asked.frame_skip)
         frame = self._frame
         if self.rules.act_after_steps:
             self.rules.after_step(frame, self._drive)
         info, over = frame.info, frame.over
         info["frames"], info["score"], info["episode_over"] = frame.number, self._score, over
-        put_counts(info, Counts(self._score, frame.number, over, info.get("lap_finished", False)))
+        put_counts(info, self._score, frame.number, over, info.get("lap_finished", False))
         return self._seen(), total, frame.terminated, frame.truncated, info
 
     def observation(self, *, grayscale: bool | None = None) -> Observation:
@@ -315,10 +315,8 @@ class CarRacing(stock.CarRacing):
     def _draw(self, grayscale: bool) -> Observation:
         if grayscale and (self._camera is None or self.rules.needs_observations):
             return to_gray(self.observation(grayscale=False))
-        return self._stock_observation() if self._camera is None else self._fast_observation(grayscale)
-
-    def _fast_observation(self, grayscale: bool) -> Observation:
-        assert self._camera is not None
+        if self._camera is None:
+            return self._stock_observation()
         return self._camera.take(self.car, self.t, self._drawn_score, grayscale=grayscale)
 
     def _stock_observation(self) -> Observation:

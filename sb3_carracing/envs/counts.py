@@ -25,10 +25,10 @@ class Counts(NamedTuple):
     lap_finished: bool
 
 
-def put_counts(info: dict[str, Any], counts: Counts) -> None:
-    """Store counts in the `info` of a step."""
-    # As a plain tuple: it is cheaper to copy and to send to another process.
-    info[KEY] = tuple(counts)
+def put_counts(info: dict[str, Any], score: float, frames: int, over: bool, lap_finished: bool) -> None:
+    """Store counts in the `info` of a step; see `Counts`."""
+    # As a plain tuple: it is cheaper to make, to copy and to send to another process.
+    info[KEY] = score, frames, over, lap_finished
 
 
 def counts_of(info: dict[str, Any]) -> Counts | None:

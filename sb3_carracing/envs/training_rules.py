@@ -129,7 +129,7 @@ class GrassPenalty(TrainingRule):
 
     def change_reward(self, frame: Frame) -> float:
         """Subtract the penalty if the car is on the grass."""
-        green = self.needs_observations
+        green = self.grass_rule == "green"
         on_grass = mostly_green(frame.observation(), self.green_threshold) if green else frame.off_road
         return -self.grass_penalty if on_grass else 0.0
 
@@ -253,17 +253,23 @@ class Lap:
 
     def advance(self, car: Any) -> int:
         """Update from the tiles under the car's wheels and return the number of new gaps."""
-        touched = {tile.idx for wheel in car.wheels for tile in wheel.tiles}
-        self._front = max((idx for idx in touched if 0 <= idx - self._front <= self._LONGEST_CUT), default=self._front)
+        front, furthest = self._front, self._front + self._LONGEST_CUT
+        at_the_start = False
+        for wheel in car.wheels:
+            for tile in wheel.tiles:
+                if front < tile.idx <= furthest:
+                    front = tile.idx
+                at_the_start |= tile.idx < self._LONGEST_CUT
+        self._front = front
         last = len(self._road) - 1
-        near_the_end = self._front > last - self._LONGEST_CUT
-        self.came_round = self._front == last or (near_the_end and any(idx < self._LONGEST_CUT for idx in touched))
+        self.came_round = front == last or (at_the_start and front > last - self._LONGEST_CUT)
+        passed = last + 1 if self.came_round else front - self._LAG
         gaps = 0
-        passed = last + 1 if self.came_round else self._front - self._LAG
-        for tile in self._road[self._passed : max(passed, self._passed)]:
-            gaps += not tile.road_visited and not self._in_gap
-            self._in_gap = not tile.road_visited
-        self._passed = max(passed, self._passed)
+        while self._passed < passed:
+            missed = not self._road[self._passed].road_visited
+            gaps += missed and not self._in_gap
+            self._in_gap = missed
+            self._passed += 1
         return gaps
 
 

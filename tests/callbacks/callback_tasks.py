@@ -13,7 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_carracing.callbacks import ValidationCallback
-from sb3_carracing.envs.counts import Counts, put_counts
+from sb3_carracing.envs.counts import put_counts
 from sb3_carracing.evaluation import EpisodeResult
 
 N_STEPS = 16
@@ -38,7 +38,7 @@ class Toy(gym.Env[np.ndarray, np.ndarray]):
         self.frames += 3
         over = self.frames == 30
         info: dict[str, Any] = {"score": self.start + self.frames}
-        put_counts(info, Counts(info["score"], self.frames, over, False))
+        put_counts(info, info["score"], self.frames, over, False)
         observation = np.array([self.frames / 10, action[0]], np.float32)
         return observation, self.bonus - abs(float(action[0])), over, False, info
 

@@ -99,7 +99,7 @@ def assert_same_episode(theirs: Any, mine: Any, make_driver: Any, seed: int, n_f
 def cheap() -> Any:
     """Our environment, its own observations left out: only physics is compared here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CarRacing, "_fast_observation", lambda self, grayscale: cheap_render(self, "state_pixels"))
+        patch.setattr(CarRacing, "_draw", lambda self, grayscale: cheap_render(self, "state_pixels"))
         yield
 
 

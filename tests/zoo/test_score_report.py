@@ -2,13 +2,13 @@
 
 import pytest
 
-from sb3_carracing.envs.counts import Counts, put_counts
+from sb3_carracing.envs.counts import put_counts
 from sb3_carracing.zoo.score_report import ScoreReport
 
 
 def of_score(score: float) -> dict[str, object]:
     info: dict[str, object] = {"episode": {"r": 1.5, "l": 3}}
-    put_counts(info, Counts(score, 700, True, True))
+    put_counts(info, score, 700, True, True)
     return info
 
 

@@ -75,7 +75,7 @@ class Camera:
             _y(position),
             _angle(hull),
             [_joint_angle(joint) for joint in joints],
-            [wheel["phase"] for wheel in wheels],
+            [wheel["phase"] % math.tau for wheel in wheels],
             [wheel["omega"] for wheel in wheels],
             math.hypot(_x(velocity), _y(velocity)),
             _turning(hull),

@@ -156,12 +156,12 @@ class FastCar(car_dynamics.Car):
 class Tile:
     """A tile of the road, with everything that gymnasium puts on a Box2D body per tile."""
 
-    __slots__ = ("__weakref__", "_fixture", "color", "idx", "road_friction", "road_visited")
+    __slots__ = ("__weakref__", "_fixture", "color", "idx", "road_friction", "road_visited", "touched")
 
     def __init__(self, idx: int, color: NDArray[np.float64], fixture: Any) -> None:
         self.idx = idx
         self.color = color
-        self.road_visited = False
+        self.touched = self.road_visited = False
         self.road_friction = 1.0
         self._fixture = fixture
 
@@ -288,7 +288,6 @@ class TileContacts(stock.FrictionDetector):
         self._wheels: dict[int, Side | None] = {}
         self._on_tile: dict[int, tuple[Tile, set[Tile]]] = {}  # tile and the wheel's tiles, by the address of the contact
         self._on_touch = on_touch
-        self._untouched = set(tiles.values())
 
     def BeginContact(self, contact: Any) -> None:
         """Note that two fixtures touch. Box2D calls it."""
@@ -312,8 +311,8 @@ class TileContacts(stock.FrictionDetector):
             # Only a first visit counts. The tile where a lap begins is left to gymnasium, whose versions treat it differently.
             if not tile.road_visited or tile.idx == 0:
                 super().BeginContact(Touch(tile, side))  # type: ignore[no-untyped-call]
-        if tile in self._untouched:
-            self._untouched.discard(tile)
+        if not tile.touched:
+            tile.touched = True
             tile.color[:] = self.env.road_color
             if self._on_touch is not None:
                 self._on_touch(tile.idx)

@@ -101,13 +101,12 @@ class Dashboard:
             turning: Angular velocity of the hull [rad/s].
             score: Shown without decimals.
         """
-        number = _score_number(f"{score:04.0f}", self.grayscale)
+        number = _score_number(format(score, "04.0f"), self.grayscale)
         for (scale, numbers), value in zip(self._upright, upright, strict=True):
             if value > VISIBLE or value < -VISIBLE:
                 end = int(FOOT - scale * value) - WINDOW_ABOVE
                 number += numbers[0 if end < 0 else end if end < WINDOW_ROWS else -1]
-        left = np.frombuffer(number.to_bytes(self._left_bytes, "little"), np.uint8)
-        strip[:, :LEFT_COLUMNS] = left.reshape(self._left_shape)
+        strip[:, :LEFT_COLUMNS] = np.ndarray(self._left_shape, np.uint8, number.to_bytes(self._left_bytes, "little"))
         for (zero, scale, strips), value in ((self._steering, steering), (self._turning, turning)):
             if value > VISIBLE or value < -VISIBLE:
                 end = int(zero + scale * value) - zero + REACH

@@ -77,7 +77,7 @@ class CarView(NamedTuple):
     y: float
     angle: float  # [rad]
     wheel_angles: Sequence[float]  # (4,) relative to the hull [rad]: front left and right, rear left and right
-    wheel_phases: Sequence[float]  # (4,) rotation [rad]
+    wheel_phases: Sequence[float]  # (4,) rotation [rad], from 0 to a full turn
     wheel_speeds: Sequence[float]  # (4,) [rad/s]
     speed: float
     turning: float  # angular velocity [rad/s]
@@ -111,10 +111,12 @@ class Renderer:
 
     def __init__(self, *, grayscale: bool = False) -> None:
         self.grayscale = grayscale
+        self._shape = (SIZE, SIZE) if grayscale else (SIZE, SIZE, 3)
         self._channels = () if grayscale else (4,)  # cv2 warps four channels twice as fast as three
         self._texture = Texture(TEXELS, self._channels)
         self._halvings = [self._texture.texels]
         self._road = np.zeros((ROAD_ROWS, SIZE, *self._channels), np.uint8)
+        self._points = np.empty((2 * ROAD_ROWS, 2 * SIZE, *self._channels), np.uint8)
         self._dashboard = Dashboard(grayscale=grayscale)
         self._car_colors = CarColors(*map(tuple, self._colors([WHEEL_COLOR, STRIPE_COLOR, HULL_COLOR])))
         self._quarters = _quarters(self._car_colors)
@@ -136,9 +138,9 @@ class Renderer:
 
     def draw(self, view: CarView) -> Observation:
         """Return a new observation."""
-        observation = np.zeros((SIZE, SIZE) if self.grayscale else (SIZE, SIZE, 3), np.uint8)
+        observation = np.zeros(self._shape, np.uint8)
         road = observation[:ROAD_ROWS] if self.grayscale else self._road
-        zoom = FIRST_ZOOM * max(1.0 - view.time, 0.0) + FINAL_ZOOM * min(view.time, 1.0)
+        zoom = FINAL_ZOOM if view.time >= 1.0 else FIRST_ZOOM * (1.0 - view.time) + FINAL_ZOOM * view.time
         self._draw_road(road, view, zoom)
         self._draw_car(road[CAR_ROWS, CAR_COLUMNS], view, zoom)
         if not self.grayscale:
@@ -159,9 +161,8 @@ class Renderer:
             return
         # In the first second four points per pixel are averaged, from a texture on which they are at most 2 texels apart.
         texels = self._halved(int(math.log2(FINAL_ZOOM / zoom)))
-        points = np.empty((2 * ROAD_ROWS, 2 * SIZE, *self._channels), np.uint8)
-        _warp(texels, points, view, zoom, finer=2)
-        cv2.resize(points, (SIZE, ROAD_ROWS), pixels, interpolation=cv2.INTER_AREA)
+        _warp(texels, self._points, view, zoom, finer=2)
+        cv2.resize(self._points, (SIZE, ROAD_ROWS), pixels, interpolation=cv2.INTER_AREA)
 
     def _halved(self, times: int) -> Observation:
         """Return the texture halved a number of times, made when an episode first needs it."""
@@ -173,23 +174,24 @@ class Renderer:
 
     def _draw_car(self, part: Observation, view: CarView, zoom: float) -> None:
         """Draw wheels and hull over the `part` of an observation where the car is."""
-        phases = [phase % math.tau for phase in view.wheel_phases]
+        wheels = zip(range(4), view.wheel_angles, view.wheel_phases, strict=True)
         if zoom != FINAL_ZOOM:
             cells = np.asarray(cv2.resize(part, CELLS, interpolation=cv2.INTER_NEAREST), np.uint8)
-            _fill_wheels(cells, zip(range(4), view.wheel_angles, phases, strict=True), zoom, self._car_colors[:2])
+            _fill_wheels(cells, wheels, zoom, self._car_colors[:2])
             _fill_hull(cells, zoom, self._car_colors.hull)
             cv2.resize(cells, part.shape[1::-1], part, interpolation=cv2.INTER_AREA)
             return
-        for place, angle, phase in zip(range(4), view.wheel_angles, phases, strict=True):
+        for place, angle, phase in wheels:
             state = (place, round(angle * ANGLE_STEPS), round(phase * PHASE_STEPS))
             quarter = self._quarters.get(state)
             if quarter is None:
                 quarter = self._quarters[state] = _final_quarter(*state, self._car_colors)
             self._places[place][...] = quarter
         levels = self._levels
-        np.multiply(part, self._visible, levels)
-        np.add(levels, self._added, levels)
-        np.rint(levels, part, casting="unsafe")
+        levels[...] = part  # not as an operand of `*`, where numpy takes longer to convert it
+        levels *= self._visible
+        levels += self._added
+        part[...] = np.rint(levels, levels)
 
 
 class Lens(NamedTuple):

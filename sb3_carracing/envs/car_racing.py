@@ -146,15 +146,16 @@ class CarRacing(stock.CarRacing):
         self._ground = Ground(self.world)
         self._camera: Camera | None = None
         this = weakref.proxy(self)
-        self._frame = Frame(lambda: this.observation(grayscale=False))
+        self._frame = Frame(lambda: this.observation(grayscale=False), lambda: this._skip_opening())
         self._inside_frame = False
         self._drawn: dict[bool, Observation] = {}  # observations of this frame, in color and in gray
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
         """Make a new track and return the first observation and `{"frames": ..., "score": ...}`."""
         self._score = 0.0
+        self.rules.seed(seed)
         super().reset(seed=seed, options=options)
-        self.rules.begin(self._frame, seed)
+        self.rules.begin(self._frame)
         return self._seen(), {"frames": self._frame.number, "score": self._score}
 
     def step(self, action: Any) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
@@ -240,6 +241,11 @@ class CarRacing(stock.CarRacing):
             self._inside_frame = False
         return total
 
+    def _skip_opening(self) -> None:
+        """Show the next observation as after gymnasium's opening zoom, which lasts a second."""
+        self.t = max(self.t, 1.0)
+        self._drawn.clear()
+
     def _drive(self, steering: float, gas: float, brake: float) -> bool:
         """Play one frame for a training rule; return whether the episode goes on."""
         self._play(PlainAction((steering, gas, brake)), 1)
@@ -266,6 +272,8 @@ class CarRacing(stock.CarRacing):
         lap = places[first : end - 1]
         if not track.closes(lap):
             return False
+        first_tile = self.rules.first_tile(len(lap))
+        lap = lap[first_tile:] + lap[:first_tile]
         polygons = track.tiles(lap)
         shades = np.array([0.01 * (i % 3) * 255 for i in range(len(lap))])
         for_people = self.renderer == "stock" or self.render_mode in ("human", "rgb_array")

@@ -33,6 +33,7 @@ class Frame:
 
     Args:
         draw: Returns the frame as an RGB observation.
+        skip_opening: Ends the zoom with which gymnasium opens an episode.
     """
 
     car: Any
@@ -45,8 +46,9 @@ class Frame:
     over_in_gymnasium: bool
     excused: set[str]
 
-    def __init__(self, draw: Callable[[], NDArray[np.uint8]]) -> None:
+    def __init__(self, draw: Callable[[], NDArray[np.uint8]], skip_opening: Callable[[], None] = lambda: None) -> None:
         self.observation = draw
+        self.skip_opening = skip_opening
 
     def start(self, car: Any, road: Sequence[Any]) -> None:
         """Begin an episode."""
@@ -112,8 +114,12 @@ class TrainingRule:
     def check(self, *, continuous: bool) -> None:
         """Raise `UserError` if the rule does not support such actions."""
 
+    def first_tile(self, n_tiles: int, random: np.random.Generator) -> int:
+        """Return the tile of the new track, from 0 to `n_tiles` - 1, where the lap starts and ends."""
+        return 0
+
     def begin(self, frame: Frame, random: np.random.Generator) -> None:
-        """Reset the rule's own state for a new episode."""
+        """Reset the rule's own state for a new episode. The car stands on the first tile."""
 
     def change_reward(self, frame: Frame) -> float:
         """Return what to add to the frame's reward."""
@@ -186,10 +192,17 @@ class TrainingRules:
         self.act_after_steps = bool(self._drivers)
         self._random = np.random.default_rng()
 
-    def begin(self, frame: Frame, seed: int | None) -> None:
-        """Begin an episode; the rules draw from their own generator, so that they do not change the tracks."""
+    def seed(self, seed: int | None) -> None:
+        """Seed the rules' generator, which is their own, so that they do not change the tracks. None leaves it alone."""
         if seed is not None:
             self._random = np.random.default_rng(seed)
+
+    def first_tile(self, n_tiles: int) -> int:
+        """Return the tile of a new track where the lap starts and ends."""
+        return sum(rule.first_tile(n_tiles, self._random) for rule in self.active) % n_tiles
+
+    def begin(self, frame: Frame) -> None:
+        """Begin an episode on the new track."""
         for rule in self.active:
             rule.begin(frame, self._random)
 

@@ -97,6 +97,53 @@ class NoopFrames(TrainingRule):
 
 
 @training_rule
+class RollingStart(TrainingRule):
+    """Start some episodes anywhere on the track, with the car rolling along the road.
+
+    At first an agent leaves the road within a few seconds. With stock starts it then sees little but the first turn, and a
+    quarter of that during the opening zoom, which these episodes skip.
+    """
+
+    rolling_start_rate: float = option(0.0, share, "Fraction of the episodes that start at a random tile, with a rolling car.")
+    rolling_start_speed: float = option(
+        60.0, partial(finite_number, low=0.0, high=100.0), "Maximum speed of a rolling start [units/s]; it is drawn uniformly."
+    )
+
+    def first_tile(self, n_tiles: int, random: np.random.Generator) -> int:
+        """Draw whether the episode starts rolling, and where."""
+        self._is_rolling = bool(random.random() < self.rolling_start_rate)
+        return int(random.integers(n_tiles)) if self._is_rolling else 0
+
+    def begin(self, frame: Frame, random: np.random.Generator) -> None:
+        """Let the car roll, with wheels that do not slip."""
+        if not self._is_rolling:
+            return
+        frame.skip_opening()
+        speed = random.uniform(0.0, self.rolling_start_speed)
+        hull, wheels = frame.car.hull, frame.car.wheels
+        for body in (hull, *wheels):
+            body.linearVelocity = speed * hull.GetWorldVector((0, 1))
+        for wheel in wheels:
+            wheel.omega = speed / wheel.wheel_rad
+
+
+@training_rule
+class SpeedPenalty(TrainingRule):
+    """Subtract a penalty for speed above a limit."""
+
+    speed_penalty: float = option(
+        0.0, at_least_0, "Subtracted for every frame, times the speed above `speed_limit` [units/s]."
+    )
+    speed_limit: float = option(
+        60.0, at_least_0, "See `speed_penalty`. With full gas on a straight the car reaches about 100."
+    )
+
+    def change_reward(self, frame: Frame) -> float:
+        """Subtract the penalty if the car is too fast."""
+        return -self.speed_penalty * max(0.0, frame.car.hull.linearVelocity.length - self.speed_limit)
+
+
+@training_rule
 class EndBonus(TrainingRule):
     """Add a bonus at the end of the stock episode."""
 

@@ -187,10 +187,10 @@ class BetaActorCriticPolicy(NamedPartsPolicy):
 
     Args:
         *args: As for `NamedPartsPolicy`.
-        **kwargs: The options of `BetaDistribution` (`parameterization`, `initial_mean`, `deterministic_action`,
-            `max_concentration`, `margin`, `initial_concentration`), and all arguments of `NamedPartsPolicy`. On a Box, options of a Gaussian
-            (`use_sde`, `log_std_init`, `full_std`, `use_expln`, `squash_output`) raise an error. On other action spaces, the
-            options of `BetaDistribution` do.
+        **kwargs: The options of `BetaDistribution` (`parameterization`, `initial_mean`, `initial_concentration`,
+            `deterministic_action`, `max_concentration`, `margin`), and all arguments of `NamedPartsPolicy`. On a Box, options
+            of a Gaussian (`use_sde`, `log_std_init`, `full_std`, `use_expln`, `squash_output`) raise an error. On other action
+            spaces, the options of `BetaDistribution` do.
 
     Raises:
         UserError: An option has no effect, a Box has infinite bounds or an integer dtype, or a name is unknown.

@@ -482,7 +482,9 @@ class TestParameters:
     @pytest.mark.parametrize("margin", [0.0, 0.1])
     @pytest.mark.parametrize("means", [None, [0.2, 3.0]])
     def test_initial_concentration(self, parameterization: Any, margin: float, means: list[float] | None) -> None:
-        dist = BetaDistribution(box([0.0, -5.0], [1.0, 5.0]), parameterization, means, margin=margin, initial_concentration=20.0)
+        dist = BetaDistribution(
+            box([0.0, -5.0], [1.0, 5.0]), parameterization, means, margin=margin, initial_concentration=20.0
+        )
         net = dist.proba_distribution_net(5)
         dist.initialize_bias(net)
         dist.proba_distribution(net(th.zeros(1, 5)))

@@ -140,7 +140,8 @@ class SpeedPenalty(TrainingRule):
 
     def change_reward(self, frame: Frame) -> float:
         """Subtract the penalty if the car is too fast."""
-        return -self.speed_penalty * max(0.0, frame.car.hull.linearVelocity.length - self.speed_limit)
+        speed: float = frame.car.hull.linearVelocity.length
+        return -self.speed_penalty * max(0.0, speed - self.speed_limit)
 
 
 @training_rule

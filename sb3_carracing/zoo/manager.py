@@ -27,7 +27,7 @@ from sb3_carracing.callbacks import CheckpointCallback, ProgressCallback, Valida
 from sb3_carracing.envs.registration import CAR_RACING
 from sb3_carracing.envs.replayable import Replayable
 from sb3_carracing.errors import UserError
-from sb3_carracing.files import hyperparams_file, replacing, tolerating_full_disk, write_atomically
+from sb3_carracing.files import data_dir, hyperparams_file, replacing, tolerating_full_disk, write_atomically
 from sb3_carracing.pipelines import Pipeline, frames_per_step, wrapper_calls
 from sb3_carracing.ppo import distributed
 from sb3_carracing.ppo.beta_ppo import BetaPPO
@@ -82,8 +82,7 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
         # rl-zoo3 passes them by position, and its signature may grow. Binding them by name lets us change one.
         bound = inspect.signature(ExperimentManager.__init__).bind(self, *args, **kwargs).arguments
         bound.pop("self")
-        if bound.get("config") is None:
-            bound["config"] = str(_default_config(bound["algo"], bound["env_id"]))
+        bound["config"] = str(_config_file(bound.get("config"), bound["algo"], bound["env_id"]))
         self._trial_entry: dict[str, Any] | None = None
         if bound.get("trial_id") is not None:
             # rl-zoo3 ignores trial 0 and studies without a name.
@@ -315,6 +314,14 @@ def _recorded(wrapper: Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]] | None) 
         return Replayable(wrapper(env) if wrapper is not None else env)
 
     return wrap
+
+
+def _config_file(given: str | None, algo: str, env_id: str) -> str | Path:
+    """Return the file or module that `-conf` names, which may be a packaged file's name, or the default."""
+    if given is None:
+        return _default_config(algo, env_id)
+    packaged = data_dir("hyperparams") / given
+    return packaged if packaged.is_file() and not Path(given).exists() else given
 
 
 def _default_config(algo: str, env_id: str) -> Path:

@@ -17,7 +17,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_carracing.ppo.policies import GaussianCnnPolicy
 from sb3_carracing.ppo.recurrent import RecurrentGaussianCnnPolicy
-from sb3_carracing.zoo.manager import _default_config
+from sb3_carracing.zoo.manager import _config_file, _default_config
 
 REPOSITORY = Path(__file__).parents[2]
 CAR_RACING = ("CarRacingFast-v3", "CarRacing-v3", "CarRacingBlog-v3", "CarRacingIurin-v3")
@@ -79,6 +79,24 @@ def test_without_a_file_the_tuned_values_are_read() -> None:
         ("a2c", "CartPole-v1", zoos),
     ):
         assert _default_config(algo, env_id) == folder / f"{algo}.yml", (algo, env_id)
+
+
+def test_conf_takes_the_name_of_a_packaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    packaged = REPOSITORY / "hyperparams" / "beta_ppo_quick.yml"
+    assert _config_file("beta_ppo_quick.yml", "beta_ppo", "CarRacingFast-v3") == packaged
+    assert _config_file("my.yml", "beta_ppo", "CarRacingFast-v3") == "my.yml"
+    Path("beta_ppo_quick.yml").write_text("{}")
+    assert _config_file("beta_ppo_quick.yml", "beta_ppo", "CarRacingFast-v3") == "beta_ppo_quick.yml"
+
+
+def test_the_quick_preset_trains(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sb3_carracing", "train", "-conf", "beta_ppo_quick.yml", "-n", "32", "--eval-freq", "-1"]
+    shorter = "callback:['sb3_carracing.callbacks.ProgressCallback']"
+    small = ["n_envs:2", "n_steps:16", "batch_size:16", "n_epochs:1", shorter]
+    subprocess.run([*command, "-params", *small], cwd=tmp_path, check=True, capture_output=True, timeout=500)
+    config = (tmp_path / "logs/beta_ppo/CarRacingFast-v3_1/CarRacingFast-v3/config.yml").read_text()
+    assert "rolling_start_rate" in config
 
 
 def test_baselines_start_at_the_initial_mean(tmp_path: Path) -> None:

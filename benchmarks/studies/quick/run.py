@@ -3,8 +3,10 @@
     python -m benchmarks.studies.quick.run --list
     python -m benchmarks.studies.quick.run --only base softplus --seeds 101 102 --tracks 40
     python -m benchmarks.studies.quick.run --report
+    python -m benchmarks.studies.quick.run --test --seeds 1 2 3 4 5
 
-The last agents drive development tracks with the fast rendering. None of them is a test track.
+The last agents drive development tracks with the fast rendering. None of them is a test track. Only `--test` plays those: it
+trains the preset, hyperparams/beta_ppo_quick.yml, with fresh seeds, and has tables of its own.
 """
 
 import functools
@@ -13,7 +15,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import yaml
+
 from benchmarks import runner, tables
+from benchmarks.provenance import ROOT
 from benchmarks.runner import Config, Study
 from benchmarks.studies.ablations.plan import read_plan
 from sb3_carracing.pipelines import PipelineEnv, pipeline_env
@@ -28,6 +33,13 @@ def study() -> Study:
     """Return the study with all runs of the plan."""
     configs = read_plan(Path(__file__).with_name("plan.yml"))
     return Study("quick", configs, seed_factor=1, first_seed=FIRST_SEED, keep_progress=True, evaluation_env=evaluation_env)
+
+
+def test_study() -> Study:
+    """Return the study with the preset alone, on the test tracks."""
+    preset = yaml.safe_load((ROOT / "hyperparams" / "beta_ppo_quick.yml").read_text())["CarRacingFast-v3"]
+    config = Config("quick", "the quick preset, hyperparams/beta_ppo_quick.yml", "CarRacingFast-v3", preset, renderer="fast")
+    return Study("quick_test", {config.name: config}, keep_progress=True)
 
 
 def evaluation_env(run: Run, config: Config) -> PipelineEnv:
@@ -59,7 +71,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     argv = sys.argv[1:] if argv is None else list(argv)
     if "--report" in argv:
-        print(report(tables.RESULTS / "quick"))
+        print(report(tables.RESULTS / ("quick_test" if "--test" in argv else "quick")))
+    elif "--test" in argv:
+        argv.remove("--test")
+        runner.main(test_study(), __doc__, argv, seeds=(1, 2, 3, 4, 5))
     else:
         runner.main(study(), __doc__, argv, seeds=(101, 102))
 

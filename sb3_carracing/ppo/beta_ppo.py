@@ -30,7 +30,7 @@ from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_carracing.errors import UserError
-from sb3_carracing.ppo import distributed, hyperparameters, losses, ranks
+from sb3_carracing.ppo import distributed, hyperparameters, losses, ranks, rollouts
 from sb3_carracing.ppo.beta_algorithm import BetaAlgorithm
 from sb3_carracing.ppo.buffers import CompactRolloutBuffer
 from sb3_carracing.ppo.copying import copy_model
@@ -43,6 +43,7 @@ from sb3_carracing.ppo.finite import (
     weights_norm,
     with_finite_values,
 )
+from sb3_carracing.ppo.gradients import clip_gradients
 from sb3_carracing.ppo.health import Watch
 from sb3_carracing.ppo.losses import ValueLoss
 from sb3_carracing.ppo.metrics import outputs_of, share_at_bounds, to_host
@@ -256,7 +257,10 @@ class BetaPPO(BetaAlgorithm):
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
         """Collect as in SB3; a callback that stops the training on one rank stops it on all."""
-        completed = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        if rollouts.can_collect(self.policy, rollout_buffer):
+            completed = rollouts.collect(self, env, callback, rollout_buffer, n_rollout_steps)
+        else:
+            completed = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         return completed and not (isinstance(callback, ranks.RankCallbacks) and callback.stops)
 
     @keeps_good_weights
@@ -270,7 +274,8 @@ class BetaPPO(BetaAlgorithm):
         group = distributed.current()
         clip_range, clip_range_vf = ranks.agree(group, self, self._clip_ranges())
 
-        gradients = distributed.Gradients(group, self.policy.parameters())
+        parameters = list(self.policy.parameters())
+        gradients = distributed.Gradients(group, parameters)
         # Metrics stay on the device until the end of the update, one tensor per minibatch.
         metrics: dict[str, list[th.Tensor]] = defaultdict(list)
         within_target_kl = True
@@ -291,8 +296,7 @@ class BetaPPO(BetaAlgorithm):
                         print(f"Early stopping at step {epoch} due to reaching max kl: {metrics['approx_kl'][-1]:.2f}")
                     break
 
-                grad_norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
-                metrics["grad_norm"].append(grad_norm.detach())
+                metrics["grad_norm"].append(clip_gradients(parameters, self.max_grad_norm))
                 check_before_step(self, metrics)
                 self.policy.optimizer.step()
 
@@ -324,7 +328,9 @@ class BetaPPO(BetaAlgorithm):
         )
         # Without a closed form, estimate the entropy from the sampled actions.
         entropy_loss = log_prob.mean() if entropy is None else -entropy.mean()
-        loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
+        loss = policy_loss + self.vf_coef * value_loss
+        if self.ent_coef != 0.0:
+            loss = loss + self.ent_coef * entropy_loss
 
         with th.no_grad():
             metrics["policy_gradient_loss"].append(policy_loss.detach())

@@ -5,6 +5,7 @@ from collections.abc import Generator
 import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 
 
@@ -47,6 +48,23 @@ class CompactRolloutBuffer(RolloutBuffer):
         self.actions = np.zeros((*size, self.action_dim), dtype=self.action_space.dtype)
         for name in ("rewards", "returns", "episode_starts", "values", "log_probs", "advantages"):
             setattr(self, name, np.zeros(size, dtype=np.float32))
+
+    def add_step(self, obs: np.ndarray, actions: np.ndarray, rewards: np.ndarray, episode_starts: np.ndarray) -> None:
+        """Write one step of all environments; `evaluate` adds what the networks say about it."""
+        step = self.pos
+        self.observations[step] = obs
+        self.actions[step] = actions.reshape(self.n_envs, self.action_dim)
+        self.rewards[step] = rewards
+        self.episode_starts[step] = episode_starts
+        self.pos += 1
+        self.full = self.pos == self.buffer_size
+
+    def evaluate(self, policy: ActorCriticPolicy) -> None:
+        """Store the values and log-probabilities of all steps."""
+        observations, actions, *_ = self._rollout()
+        values, log_probs, _ = policy.evaluate_actions(observations, actions)
+        for part, given in ((self.values, values), (self.log_probs, log_probs)):
+            part[:] = given.detach().cpu().numpy().reshape(part.shape)
 
     def compute_returns_and_advantage(self, last_values: th.Tensor, dones: np.ndarray) -> None:
         """Compute them as in SB3, and upload the rollout again before the next minibatch."""

@@ -6,6 +6,7 @@ using the Beta Distribution", section 4: an action in `[low, high]` is `low + (h
 scaled action, so the rest of SB3 need not know that the policy is not Gaussian.
 """
 
+import math
 from typing import Literal, Self, TypeAlias, get_args
 
 import numpy as np
@@ -13,10 +14,11 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution
 from torch import nn
-from torch.distributions import Beta, kl_divergence
+from torch.distributions import Beta, Dirichlet, kl_divergence
 from torch.nn.functional import softplus
 
 from sb3_carracing.checks import finite_number, one_of
+from sb3_carracing.ppo.beta_integrals import BetaIntegrals
 from sb3_carracing.ppo.tails import Tails
 
 Parameterization: TypeAlias = Literal["softplus", "exp", "mode"]
@@ -71,8 +73,6 @@ class BetaDistribution(Distribution):
         ValueError: A bound, mean, name or number is invalid.
     """
 
-    distribution: Beta
-
     def __init__(
         self,
         action_space: spaces.Box,
@@ -95,6 +95,7 @@ class BetaDistribution(Distribution):
         self.margin = finite_number("margin", margin, 0.0, 0.25)
         self.low = th.as_tensor(low - self.margin * (high - low))
         self.width = th.as_tensor((high - low) * (1.0 + 2.0 * self.margin))
+        self._log_width = self.width.log()
         self._tails: Tails | None = None
         self._low32, self._high32 = _float32_within(low, high)
         # SB3's buffers store actions in the dtype of the space, so narrower dtypes get only actions that they can hold.
@@ -153,36 +154,41 @@ class BetaDistribution(Distribution):
             ValueError: An output is NaN. This is checked wherever it costs no host synchronization, but not in
                 `torch.export`.
         """
-        looks = (params.device.type == "cpu" or not th.is_grad_enabled()) and not th.compiler.is_exporting()
-        if looks and bool(th.isnan(params).any()):
-            raise ValueError(
-                "The policy network returned NaN: the observations or the weights hold NaN or inf. Look at "
-                "train/grad_norm and train/concentration_max before this update, or wrap the environment in VecCheckNan."
-            )
         # .to() also converts autocast's bfloat16, in which the density is never computed.
         raw = params.to(_exact_dtype(params.device))
         limit = _RAW_LIMIT[self.parameterization]
-        first, second = raw.clamp(-limit, limit).chunk(2, dim=-1)
-        excess_alpha, excess_beta = self._bounded(*self._excesses(first, second))
-        # Stored besides alpha and beta, because alpha - 1 would lose all digits of a small excess.
-        self._excess_alpha, self._excess_beta = excess_alpha, excess_beta
-        self.distribution = Beta(1.0 + excess_alpha, 1.0 + excess_beta, validate_args=False)
+        excesses = self._excesses(raw.clamp(-limit, limit).unflatten(-1, (2, self.action_dim)))
+        # Stored in place of alpha and beta, because alpha - 1 would lose all digits of a small excess.
+        self._excess_alpha, self._excess_beta = self._bounded(*excesses.unbind(dim=-2))
+        self._integrals: BetaIntegrals | None = None
         self._tails = None
         return self.to(params.device)
 
-    def _excesses(self, first: th.Tensor, second: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        """Return `(alpha - 1, beta - 1)`, both >= 0, from the two halves of the raw outputs."""
+    def _excesses(self, raw: th.Tensor) -> th.Tensor:
+        """Return `alpha - 1` and `beta - 1`, both >= 0, from the raw outputs; both are `(n_batch, 2, n_actions)`."""
         if self.parameterization == "softplus":
-            return softplus(first), softplus(second)
+            return softplus(raw)
         if self.parameterization == "exp":
-            return first.exp(), second.exp()
+            return raw.exp()
+        first, second = raw.chunk(2, dim=-2)
         mode, excess = th.sigmoid(first), softplus(second)
-        return mode * excess, (1.0 - mode) * excess
+        return th.cat([mode * excess, (1.0 - mode) * excess], dim=-2)
 
     def _bounded(self, excess_alpha: th.Tensor, excess_beta: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """Shrink both excesses by one factor, so that the mode is kept, until the concentration is within bounds."""
         limit = self.max_concentration - 2.0
-        factor = limit / (excess_alpha + excess_beta).clamp(min=limit)
+        total = excess_alpha + excess_beta
+        looks = (total.device.type == "cpu" or not th.is_grad_enabled()) and not th.compiler.is_exporting()
+        if looks and total.numel() > 0:
+            largest = total.max().item()  # NaN if any is
+            if math.isnan(largest):
+                raise ValueError(
+                    "The policy network returned NaN: the observations or the weights hold NaN or inf. Look at "
+                    "train/grad_norm and train/concentration_max before this update, or wrap the environment in VecCheckNan."
+                )
+            if largest <= limit:
+                return excess_alpha, excess_beta
+        factor = limit / total.clamp(min=limit)
         return excess_alpha * factor, excess_beta * factor
 
     def to(self, device: th.device) -> Self:
@@ -192,6 +198,7 @@ class BetaDistribution(Distribution):
             self._low32, self._high32 = self._low32.to(device), self._high32.to(device)
             # On the CPU every dtype can be converted. `low` comes last: it tells other threads that all is there.
             self.width = self.width.cpu().to(dtype).to(device)
+            self._log_width = self.width.log()
             self.low = self.low.cpu().to(dtype).to(device)
         return self
 
@@ -210,6 +217,11 @@ class BetaDistribution(Distribution):
         """`alpha + beta`, `(n_batch, n_actions)`: 2 is the uniform distribution."""
         return 2.0 + self._excess_alpha + self._excess_beta
 
+    @property
+    def distribution(self) -> Beta:  # type: ignore[override]  # SB3 declares an attribute
+        """PyTorch's distribution on the unit interval."""
+        return Beta(self.alpha, self.beta, validate_args=False)
+
     # --- density ----------------------------------------------------------------------------------------------
 
     def log_prob(self, actions: th.Tensor) -> th.Tensor:
@@ -226,7 +238,7 @@ class BetaDistribution(Distribution):
         """
         actions = actions.reshape(-1, self.action_dim)
         unit = ((actions.to(self.low) - self.low) / self.width).clamp(UNIT_MARGIN, 1.0 - UNIT_MARGIN)
-        log_prob: th.Tensor = self.distribution.log_prob(unit) - self.width.log()
+        log_prob = self._of_current().log_density(unit) - self._log_width
         if self.margin > 0.0:
             at_low, at_high = self._beyond_bounds().log_mass
             log_prob = th.where(actions <= self._low32, at_low, th.where(actions >= self._high32, at_high, log_prob))
@@ -234,10 +246,10 @@ class BetaDistribution(Distribution):
 
     def entropy(self) -> th.Tensor:
         """Return the entropy in the environment's units, `(n_batch,)`, float32."""
-        entropy: th.Tensor = self.distribution.entropy() + self.width.log()
+        entropy = self._of_current().entropy + self._log_width
         if self.margin > 0.0:
             tails = self._beyond_bounds()
-            log_density = tails.log_density - self.width.log()[:, None]
+            log_density = tails.log_density - self._log_width[:, None]
             entropy = entropy + (tails.integral(log_density) - tails.log_mass.exp() * tails.log_mass).sum(dim=0)
         return entropy.sum(dim=1).float()
 
@@ -250,6 +262,12 @@ class BetaDistribution(Distribution):
             kl = kl + (atoms - tails.integral(tails.log_density - others.log_density)).sum(dim=0)
         return kl.sum(dim=1).float()
 
+    def _of_current(self) -> BetaIntegrals:
+        """Return the integrals of the current distribution, which log-probability and entropy share."""
+        if self._integrals is None:
+            self._integrals = BetaIntegrals(self._excess_alpha, self._excess_beta)
+        return self._integrals
+
     def _beyond_bounds(self) -> Tails:
         """Return the tails of the current distribution, which log-probability and entropy share."""
         if self._tails is None:
@@ -261,7 +279,9 @@ class BetaDistribution(Distribution):
 
     def sample(self) -> th.Tensor:
         """Return a random action, `(n_batch, n_actions)`, float32; gradients flow through it."""
-        return self._scaled(self.distribution.rsample())
+        # As PyTorch's Beta draws.
+        shapes = 1.0 + th.stack([self._excess_alpha, self._excess_beta], dim=-1)
+        return self._scaled(Dirichlet(shapes, validate_args=False).rsample()[..., 0])
 
     def mean(self) -> th.Tensor:
         """Return the mean action, `(n_batch, n_actions)`, float32; with a `margin` the wider Beta's, cut off at the bounds."""

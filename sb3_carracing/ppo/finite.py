@@ -80,7 +80,7 @@ class FiniteValues(BaseCallback):
             self._check("reward", self._normalize.old_reward, actions)
         self._check("observation", step["new_obs"], actions)
         self._check("reward", step["rewards"], actions)
-        for env in np.flatnonzero(step["dones"]):
+        for env in np.flatnonzero(step["dones"]) if step["dones"].any() else ():
             self._check("last observation", step["infos"][env].get("terminal_observation"), actions, int(env))
         self._check_running_means()
         self._keep_running_means()
@@ -101,7 +101,7 @@ class FiniteValues(BaseCallback):
     def _check_running_means(self) -> None:
         for rms in _running_means(self._normalize):
             # A mean that overflows takes the variance with it.
-            if not np.isfinite(rms.var).all():
+            if not _all_finite(rms.var):
                 self._stop("The running means of VecNormalize overflow: an observation or a reward is too large for them.")
 
     def _keep_running_means(self) -> None:
@@ -135,6 +135,12 @@ def _running_means(normalize: VecNormalize | None) -> Iterator[RunningMeanStd]:
         yield of_observations
 
 
+def _all_finite(array: np.ndarray) -> bool:
+    # The sum of squares, which is the fastest to get, may overflow.
+    flat = array.ravel()
+    return math.isfinite(flat.dot(flat)) or bool(np.isfinite(array).all())
+
+
 def _first_not_finite(what: str, values: Any, env: int | None) -> tuple[str, int, float] | None:
     """Return name, environment and value of what is NaN or infinite, None if all is finite.
 
@@ -147,7 +153,7 @@ def _first_not_finite(what: str, values: Any, env: int | None) -> tuple[str, int
         parts = (_first_not_finite(f"{what} {key!r}", value, env) for key, value in values.items())
         return next((part for part in parts if part is not None), None)
     array = np.asarray(values)
-    if array.dtype.kind != "f" or np.isfinite(array).all():
+    if array.dtype.kind != "f" or _all_finite(array):
         return None
     index = tuple(np.argwhere(~np.isfinite(array))[0])
     return what, int(index[0]) if env is None else env, float(array[index])

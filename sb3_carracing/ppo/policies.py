@@ -243,7 +243,8 @@ class BetaActorCriticPolicy(NamedPartsPolicy):
         if self.ortho_init:
             self._initialize_orthogonally()
         # The optimizer's own arguments are the user's business, hence untyped.
-        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+        options = {**_fused(self.optimizer_class, self.optimizer_kwargs), **self.optimizer_kwargs}
+        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **options)  # type: ignore[call-arg]
 
     def _initialize_orthogonally(self) -> None:
         """Initialize with SB3's gains: sqrt(2) for hidden layers, 0.01 for the head of the actor, 1 for the critic's."""
@@ -282,6 +283,13 @@ def resolve_activation(activation: str | type[nn.Module]) -> type[nn.Module]:
     if not isinstance(activation, str):
         return activation
     return ACTIVATIONS[one_of("activation_fn", activation, sorted(ACTIVATIONS))]
+
+
+def _fused(optimizer: type[th.optim.Optimizer], options: dict[str, Any]) -> dict[str, bool]:
+    """Return the option of Adam that does a step in one pass over the weights, unless others exclude it."""
+    if optimizer not in (th.optim.Adam, th.optim.AdamW) or {"foreach", "differentiable"} & options.keys():
+        return {}
+    return {"fused": True}
 
 
 def _distinct(*modules: nn.Module) -> list[nn.Module]:

@@ -16,8 +16,8 @@ class LowFloorBeta(BetaDistribution):
 
     floor = 0.5
 
-    def _excesses(self, first: th.Tensor, second: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        return self.floor - 1.0 + first.exp(), self.floor - 1.0 + second.exp()
+    def _excesses(self, raw: th.Tensor) -> th.Tensor:
+        return self.floor - 1.0 + raw.exp()
 
     def mode(self) -> th.Tensor:
         """Return the highest point of the density, at a bound where only that side is unbounded.
@@ -56,8 +56,8 @@ class CertaintyEntropyBeta(BetaDistribution):
 class CertainStartBeta(BetaDistribution):
     """The untrained policy has `alpha = beta = 1 + e`, in place of 2."""
 
-    def _excesses(self, first: th.Tensor, second: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        return (first + 1.0).exp(), (second + 1.0).exp()
+    def _excesses(self, raw: th.Tensor) -> th.Tensor:
+        return (raw + 1.0).exp()
 
 
 def policy_with(distribution: type[BetaDistribution]) -> type[BetaActorCriticPolicy]:

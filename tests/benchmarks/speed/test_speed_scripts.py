@@ -15,6 +15,7 @@ from benchmarks.provenance import ROOT
 SMALL = {
     "collection": ("--rounds 1 --steps 4 --envs 2 --workers 2", "processor_seconds"),
     "learn": ("--rounds 1 --steps 128 --envs 2 --threads 1 --variants ours", "frames_per_second"),
+    "learn_mlp": ("--rounds 1 --env Pendulum-v1", "processor_seconds"),
     "update": ("--rounds 1 --steps 8 --envs 2 --epochs 1 --batch-size 8 --threads 1", "samples_per_second"),
     "resume": ("--rounds 1 --envs 2 --stock-envs 1 --frames 24", "seconds"),
     "rollout_memory": ("--steps 8 --envs 2 --batch-size 8", "peak_bytes"),

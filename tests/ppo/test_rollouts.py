@@ -18,6 +18,7 @@ from torch.distributions import Beta
 from sb3_carracing import BetaPPO
 from sb3_carracing.ppo import rollouts
 from sb3_carracing.ppo.beta_integrals import BetaIntegrals
+from sb3_carracing.ppo.distributions import BetaDistribution
 from sb3_carracing.ppo.gradients import clip_gradients
 from sb3_carracing.ppo.policies import MlpPolicy
 
@@ -130,3 +131,15 @@ def test_the_fused_step_is_adams_where_channels_come_last() -> None:
             optimizer.step()
     for one, other in zip(*(layer.parameters() for layer in layers), strict=True):
         th.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_seed_draws_the_same_with_and_without_gradients() -> None:
+    dist = BetaDistribution(ACTION)
+    raw = th.randn(50, 4)
+    drawn = []
+    for params in (raw, raw.clone().requires_grad_()):
+        th.manual_seed(3)
+        drawn.append(dist.proba_distribution(params).sample())
+        th.manual_seed(3)
+        drawn.append(dist._scaled(dist.distribution.sample()))
+    assert all(th.equal(drawn[0], other) for other in drawn[1:])

@@ -29,7 +29,7 @@ class Frame:
         truncated: Whether it truncated the episode.
         info: Its `info`.
         over_in_gymnasium: Whether gymnasium itself terminated the episode here.
-        excused: Reasons to stop that no longer hold in this episode.
+        excused: Reasons to stop that no longer apply in this episode.
 
     Args:
         draw: Returns the frame as an RGB observation.
@@ -115,7 +115,7 @@ class TrainingRule:
         """Raise `UserError` if the rule does not support such actions."""
 
     def first_tile(self, n_tiles: int, random: np.random.Generator) -> int:
-        """Return the tile of the new track, from 0 to `n_tiles` - 1, where the lap starts and ends."""
+        """Return the tile where the lap starts and ends, from 0 to `n_tiles` - 1 of the new track."""
         return 0
 
     def begin(self, frame: Frame, random: np.random.Generator) -> None:

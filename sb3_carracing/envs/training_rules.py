@@ -100,8 +100,8 @@ class NoopFrames(TrainingRule):
 class RollingStart(TrainingRule):
     """Start some episodes anywhere on the track, with the car rolling along the road.
 
-    At first an agent leaves the road within a few seconds. With stock starts it then sees little but the first turn, and a
-    quarter of that during the opening zoom, which these episodes skip.
+    At first an agent leaves the road within a few seconds. With stock starts it then sees little but the opening zoom and the
+    first turn. Rolling starts skip the zoom.
     """
 
     rolling_start_rate: float = option(0.0, share, "Fraction of the episodes that start at a random tile, with a rolling car.")
@@ -131,9 +131,7 @@ class RollingStart(TrainingRule):
 class SpeedPenalty(TrainingRule):
     """Subtract a penalty for speed above a limit."""
 
-    speed_penalty: float = option(
-        0.0, at_least_0, "Subtracted for every frame, times the speed above `speed_limit` [units/s]."
-    )
+    speed_penalty: float = option(0.0, at_least_0, "Subtracted for every frame and each unit/s above `speed_limit`.")
     speed_limit: float = option(
         60.0, at_least_0, "See `speed_penalty`. With full gas on a straight the car reaches about 100."
     )

@@ -1,4 +1,4 @@
-"""Log-density and entropy of a Beta distribution on the unit interval, each one node of autograd."""
+"""Log-density and entropy of a Beta distribution on the unit interval, each as a single autograd node."""
 
 from functools import cached_property
 from typing import Any
@@ -8,11 +8,11 @@ from torch.autograd.function import once_differentiable
 
 
 class BetaIntegrals:
-    """What log-density and entropy of `Beta(alpha, beta)` are made of, computed when it is needed.
+    """Log-density and entropy of `Beta(alpha, beta)`, and the special functions that both need, computed on demand.
 
     With a small network, PyTorch's own `Beta` takes a large part of an update, because density and entropy consist of many
-    small operations. Here both share their special functions, and the gradients are written out. They can be differentiated
-    once.
+    small operations. Here both share their special functions, and the gradients are written out. Second derivatives are not
+    supported.
 
     Args:
         excess_alpha: `alpha - 1`, of any shape.
@@ -51,7 +51,7 @@ class BetaIntegrals:
 
 
 class _LogDensity(th.autograd.Function):
-    """`d log p / d alpha = log u - psi(alpha) + psi(alpha + beta)`, with `psi` for the digamma function."""
+    """`d log p / d alpha = log u - psi(alpha) + psi(alpha + beta)`, where `psi` is the digamma function."""
 
     @staticmethod
     def forward(

@@ -49,22 +49,22 @@ class BetaDistribution(Distribution):
     - `mode`: the first half of the outputs is the logit of the mode `m`, and the softplus of the second half is an excess `k`.
       `alpha = 1 + m k` and `beta = 1 + (1 - m) k`, so the mode does not move when the policy becomes more certain.
 
-    With alpha, beta >= 1 no mass gathers at a bound, which bang-bang control needs. A `margin` above 0 widens the support and
-    moves the mass beyond a bound to the bound. The distribution is then a mixture of a density within the bounds and an atom
-    at each bound. Log-probability, entropy and KL divergence are those of the mixture. Their reference measure is length
+    With alpha, beta >= 1 no mass gathers at a bound, as bang-bang control would need. A `margin` above 0 widens the support
+    and moves the mass beyond a bound to the bound. The distribution is then a mixture of a density within the bounds and an
+    atom at each bound. Log-probability, entropy and KL divergence are those of the mixture. Their reference measure is length
     within the bounds and counting at the bounds. Fujita & Maeda 2018, "Clipped Action Policy Gradient", do this for a
-    Gaussian. `alpha`, `beta` and `concentration` are the wider Beta's, and so are mean and mode before they are clipped to the
-    bounds.
+    Gaussian. `alpha`, `beta` and `concentration` are the wider Beta's, and so are mean and mode before they are clipped to
+    the bounds.
 
     Args:
         action_space: Finite Box; every dimension has its own bounds.
         parameterization: "softplus", "exp" or "mode".
         initial_mean: Mean action of the untrained policy, in the environment's units: one number for all dimensions or
             one for each, strictly between the bounds. None means the middle of the range.
-        initial_concentration: `alpha + beta` of the untrained policy, above 2. It is larger where alpha, beta >= 1 with
-            `initial_mean` needs that. The standard deviation in the middle of the range is
-            `(high - low) / (2 sqrt(initial_concentration + 1))`. None means that of an untrained softplus head, `2 + 2 ln 2`,
-            with `initial_mean`, and leaves the head alone without it.
+        initial_concentration: `alpha + beta` of the untrained policy, above 2. An `initial_mean` near a bound raises it as far
+            as alpha, beta >= 1 requires. For a mean in the middle of the range, the standard deviation is
+            `(high - low) / (2 sqrt(initial_concentration + 1))`. With an `initial_mean`, None means `2 + 2 ln 2`, the
+            concentration of an untrained softplus head. Without one, None leaves the network's initial bias as it is.
         deterministic_action: What `get_actions(deterministic=True)` returns, "mean" or "mode".
         max_concentration: Upper bound of `alpha + beta`, above 2. At the bound, the mode is kept.
         margin: Fraction of the range by which the support exceeds it on either side, at most 0.25.

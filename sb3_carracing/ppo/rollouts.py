@@ -1,8 +1,8 @@
-"""Collect rollouts with one small pass of the actor per step.
+"""Collect rollouts with one forward pass of the actor per step.
 
 With a small network and few environments, SB3's `collect_rollouts` spends most of its time on the overhead of many small
-operations. During the rollout only the action is needed. Values and log-probabilities are computed at its end, for all steps
-at once.
+operations. During the rollout only the action is needed. `collect` computes values and log-probabilities at its end, for all
+steps at once.
 """
 
 import numpy as np
@@ -23,7 +23,10 @@ from sb3_carracing.ppo.policies import MlpPolicy
 
 
 def can_collect(policy: ActorCriticPolicy, buffer: RolloutBuffer) -> bool:
-    """Return whether `collect` does what SB3 would do; with images, a second pass over the rollout would cost more."""
+    """Return whether `collect` can replace SB3's method.
+
+    With images it does not pay: the second pass over the rollout would cost more than it saves.
+    """
     # Subclasses may override any step between observation and action.
     is_known = type(policy) is MlpPolicy and type(buffer) is CompactRolloutBuffer
     has_vectors = isinstance(policy.observation_space, spaces.Box) and not is_image_space(policy.observation_space)
@@ -34,9 +37,9 @@ def can_collect(policy: ActorCriticPolicy, buffer: RolloutBuffer) -> bool:
 def collect(
     self: OnPolicyAlgorithm, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
 ) -> bool:
-    """Fill the rollout and return whether no callback stopped the training.
+    """Fill the rollout buffer and return False if a callback stopped the training.
 
-    Callbacks see the local variables by SB3's names, except `values` and `log_probs`, which a step does not have yet.
+    Callbacks see the local variables under SB3's names, except `values` and `log_probs`, which do not exist yet during a step.
     """
     policy, space, n_steps = self.policy, self.action_space, 0
     assert isinstance(self._last_obs, np.ndarray)

@@ -16,7 +16,7 @@ TRACKS ?= 10
 
 help:
 	@echo "make train        train on CarRacing on all cores, then evaluate, plot, film and report (a million frames, about 15 minutes on two cores)"
-	@echo "make train-quick  the same with 200,000 frames, about four minutes on two cores"
+	@echo "make train-quick  the same with 200,000 frames, about three minutes on two cores"
 	@echo "make test         run the test suite (6 to 9 minutes on two cores)"
 	@echo "make test-quick   run the quick tests only (about a minute)"
 	@echo "make test-slow    run the long tests (about 25 minutes on two cores)"

@@ -60,7 +60,7 @@ TASKS = {
         n_envs=4,
     ),
     "mountain_car": Task(
-        "as in the YAML",
+        "as in the YAML, but for the initial concentration",
         "MountainCarContinuous-v0",
         20_000,
         {
@@ -87,6 +87,7 @@ ARMS = {
     "wide": Arm("exp on a range wider by 20 % a side, clipped", {}, variants.WideBeta),
     "low_floor": Arm("exp, alpha and beta down to 1/2", {}, variants.LowFloorBeta),
     "certain_start": Arm("exp, alpha = beta = 3.7 at the start", {}, variants.CertainStartBeta),
+    "broad_start": Arm("exp, alpha + beta = 2.4 at the start", {"initial_concentration": 2.4}),
     "entropy": Arm("exp, entropy bonus 0.01", values={"ent_coef": 0.01}),
     "certainty_entropy": Arm(
         "exp, entropy bonus 0.01 on the concentration alone", {}, variants.CertaintyEntropyBeta, {"ent_coef": 0.01}

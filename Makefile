@@ -17,9 +17,9 @@ TRACKS ?= 10
 help:
 	@echo "make train        train on CarRacing on all cores, then evaluate, plot, film and report (a million frames, about 15 minutes on two cores)"
 	@echo "make train-quick  the same with 200,000 frames, about three minutes on two cores"
-	@echo "make test         run the test suite (6 to 9 minutes on two cores)"
+	@echo "make test         run the test suite (3 to 7 minutes on two cores)"
 	@echo "make test-quick   run the quick tests only (about a minute)"
-	@echo "make test-slow    run the long tests (about 25 minutes on two cores)"
+	@echo "make test-slow    run the long tests (17 to 23 minutes on two cores)"
 	@echo "make test-lowest  run the tests with the lowest supported versions, in a virtual environment of its own"
 	@echo "make test-latest  run the tests with the newest versions, in a virtual environment of its own"
 	@echo "make lint         run ruff and mypy"

@@ -49,16 +49,6 @@ class CompactRolloutBuffer(RolloutBuffer):
         for name in ("rewards", "returns", "episode_starts", "values", "log_probs", "advantages"):
             setattr(self, name, np.zeros(size, dtype=np.float32))
 
-    def add_step(self, obs: np.ndarray, actions: np.ndarray, rewards: np.ndarray, episode_starts: np.ndarray) -> None:
-        """Write one step of all environments; `evaluate` adds what the networks say about it."""
-        step = self.pos
-        self.observations[step] = obs
-        self.actions[step] = actions.reshape(self.n_envs, self.action_dim)
-        self.rewards[step] = rewards
-        self.episode_starts[step] = episode_starts
-        self.pos += 1
-        self.full = self.pos == self.buffer_size
-
     def evaluate(self, policy: ActorCriticPolicy) -> None:
         """Store the values and log-probabilities of all steps."""
         observations, actions, *_ = self._rollout()

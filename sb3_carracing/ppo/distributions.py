@@ -121,16 +121,15 @@ class BetaDistribution(Distribution):
 
         The layer's weights stay, and so does its bias if both options are None.
         """
-        mean, wanted = self._initial_unit_mean, self.initial_concentration
-        if mean is None and wanted is None:
+        mean, concentration = self._initial_unit_mean, self.initial_concentration
+        if mean is None and concentration is None:
             return
         if mean is None:
             mean = th.full((self.action_dim,), 0.5, dtype=th.float64)
-        smaller = th.minimum(mean, 1.0 - mean)
-        wanted = _SOFTPLUS_CONCENTRATION if wanted is None else wanted
-        concentration = th.clamp(1.2 / smaller, min=wanted, max=self.max_concentration)
-        excess_alpha = mean * concentration - 1.0
-        excess_beta = (1.0 - mean) * concentration - 1.0
+        at_least = _SOFTPLUS_CONCENTRATION if concentration is None else concentration
+        concentrations = th.clamp(1.2 / th.minimum(mean, 1.0 - mean), min=at_least, max=self.max_concentration)
+        excess_alpha = mean * concentrations - 1.0
+        excess_beta = (1.0 - mean) * concentrations - 1.0
         if self.parameterization == "exp":
             raw = th.cat([excess_alpha.log(), excess_beta.log()])
         elif self.parameterization == "softplus":

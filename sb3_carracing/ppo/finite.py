@@ -80,7 +80,7 @@ class FiniteValues(BaseCallback):
             self._check("reward", self._normalize.old_reward, actions)
         self._check("observation", step["new_obs"], actions)
         self._check("reward", step["rewards"], actions)
-        for env in np.flatnonzero(step["dones"]) if step["dones"].any() else ():
+        for env in np.flatnonzero(step["dones"]):
             self._check("last observation", step["infos"][env].get("terminal_observation"), actions, int(env))
         self._check_running_means()
         self._keep_running_means()

@@ -47,6 +47,7 @@ def collect(
     assert isinstance(space, spaces.Box)
     policy.set_training_mode(False)
     rollout_buffer.reset()
+    unknown = th.zeros(env.num_envs)  # values and log-probabilities, until the end of the rollout
     cut_off: list[tuple[int, int, np.ndarray]] = []
     callback.on_rollout_start()
     while n_steps < n_rollout_steps:
@@ -62,11 +63,11 @@ def collect(
         if not callback.on_step():
             return False
         self._update_info_buffer(infos, dones)
-        for number in np.flatnonzero(dones) if dones.any() else ():
+        for number in np.flatnonzero(dones):
             last_obs = infos[number].get("terminal_observation")
             if last_obs is not None and infos[number].get("TimeLimit.truncated", False):
                 cut_off.append((n_steps, int(number), last_obs))
-        rollout_buffer.add_step(self._last_obs, actions, rewards, self._last_episode_starts)  # type: ignore[arg-type]
+        rollout_buffer.add(self._last_obs, actions, rewards, self._last_episode_starts, unknown, unknown)  # type: ignore[arg-type]
         n_steps += 1
         self._last_obs, self._last_episode_starts = new_obs, dones  # type: ignore[assignment]
 

@@ -29,6 +29,7 @@ def main(argv: list[str]) -> None:
     folder = args.output or (args.runs[0] / "plots" if len(args.runs) == 1 else Path("plots"))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        warnings.simplefilter("ignore", ResourceWarning)  # of what ran before in this process
         try:
             files = plot_runs(args.runs, folder, x=args.x, group=not args.separate)
         finally:

@@ -24,6 +24,7 @@ def events(folder: Path) -> Any:
 def train(model: Any, folder: Path, steps: int, **options: Any) -> Any:
     model.set_logger(configure(str(folder), ["tensorboard", "csv", "json"]))
     model.learn(steps, callback=TensorBoardCallback(**options))
+    model.logger.close()
     return events(folder)
 
 

@@ -104,9 +104,8 @@ def test_the_rest_of_a_damaged_run_is_drawn(run: Path, damage: str, capsys: pyte
     printed = capsys.readouterr()
     assert "written: " in printed.out
     assert (run / "plots" / "all.png").stat().st_size > 1000
-    # matplotlib says there that it builds its font cache, on a fresh machine.
-    warned = [line for line in printed.err.splitlines() if line.startswith("warning: ")]
-    assert all("is damaged" in line for line in warned), printed.err
+    warned = printed.err.splitlines()
+    assert all(line.startswith("warning: ") and "is damaged" in line for line in warned), printed.err
     if damage != "other columns":
         assert {Path(line.split()[1]).name for line in warned} == set(DAMAGES[damage]) - {
             "evaluations.npz"

@@ -15,6 +15,7 @@ def test_log_keys(tmp_path: Path) -> None:
     model = BetaPPO("MlpPolicy", "Pendulum-v1", n_steps=8, batch_size=8, n_epochs=1, clip_range_vf=0.2, device="cpu")
     model.set_logger(configure(str(tmp_path), ["csv"]))
     model.learn(16)
+    model.logger.close()
     logged = (tmp_path / "progress.csv").read_text().splitlines()[0].split(",")
     page = (DOCS / "log_keys.md").read_text()
     assert "train/grad_norm" in logged

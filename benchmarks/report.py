@@ -1,9 +1,14 @@
 """Functions shared by the reports of several studies: intervals, lost tracks, per-run means, tables in docs/."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
+from rliable import library, metrics
 from scipy import stats
 
 LOST = 700.0
@@ -27,3 +32,49 @@ def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def per_run(values: pd.Series, runs: pd.DataFrame) -> list[float]:
     """Return a value for each run of a part of runs.csv, NaN where the series, which is indexed by run, has none."""
     return [float(value) for value in values.reindex(runs["run"])]
+
+
+REPETITIONS = 2_000  # of the bootstrap
+COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Okabe and Ito's, which the color-blind can tell apart."""
+
+
+def interquartile_mean(scores: np.ndarray) -> np.ndarray:
+    """Return the interquartile mean and the bounds of its 95 % interval, `(3, n_points)`.
+
+    Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice", recommend it.
+
+    Args:
+        scores: `(n_runs, n_tasks, n_points)`; a curve has several points.
+    """
+    # rliable's aggregate_iqm for all points at once
+    return estimate([scores], lambda values: stats.trim_mean(values.reshape(-1, values.shape[-1]), 0.25, axis=0))
+
+
+def improvement(scores: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the probability that a run beats one of the others, averaged over the tasks, and the bounds of its 95 % interval.
+
+    Args:
+        scores: `(n_runs, n_tasks)`.
+        others: the same of the other algorithm.
+    """
+    return estimate([scores, others], lambda *values: [metrics.probability_of_improvement(*values)])[:, 0]
+
+
+def estimate(scores: Sequence[np.ndarray], statistic: Callable[..., Sequence[float] | np.ndarray]) -> np.ndarray:
+    """Return a statistic with the bounds of its 95 % interval by rliable's stratified bootstrap, `(3, n_values)`."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "random_state is deprecated", FutureWarning)  # rliable passes it to arch
+        values, bounds = library.get_interval_estimates(
+            {"": scores[0] if len(scores) == 1 else list(scores)},
+            lambda *resampled: np.array(statistic(*resampled)),
+            reps=REPETITIONS,
+            random_state=np.random.RandomState(0),
+        )
+    return np.vstack([values[""], bounds[""]])
+
+
+def save_svg(figure: Figure, file: Path) -> None:
+    """Write a figure with its text as text; the same versions write the same file."""
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "sb3-carracing"}):
+        figure.savefig(file, metadata={"Date": None})

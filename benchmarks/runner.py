@@ -78,6 +78,7 @@ class Study:
         seed_factor: SB3 gives environment k the seed `--seed` + k: thousands apart, no two runs drive the same tracks.
         first_seed: of the episodes of the evaluation.
         keep_progress: whether progress.csv.gz is wanted.
+        progress_rows: about how many rows per run it has at most, evenly spaced.
         evaluation_env: makes the factory of the environment of the evaluation.
     """
 
@@ -86,6 +87,7 @@ class Study:
     seed_factor: int = 1000
     first_seed: int = TEST_SEED
     keep_progress: bool = False
+    progress_rows: int = 10_000
     evaluation_env: Callable[[Run, Config], PipelineEnv] = field(
         default=lambda run, config: pipeline_env(run.pipeline, renderer=config.renderer)
     )
@@ -262,7 +264,9 @@ def make_run(study: Study, config: Config, seed: int, use: Options) -> None:
     }
     tables.write_configs(use.out, {config.name: config.entry()})
     new = {tables.RUNS: [row], tables.EPISODES: episodes, tables.VALIDATION: joined(starts, "evaluations.csv", "steps")}
-    tables.add(use.out, new | ({tables.PROGRESS: progress} if study.keep_progress else {}), run)
+    if study.keep_progress:
+        new[tables.PROGRESS] = progress[:: len(progress) // study.progress_rows + 1]
+    tables.add(use.out, new, run)
     for start in starts:
         for checkpoint in start.glob("rl_model_*"):
             checkpoint.unlink()

@@ -1,0 +1,163 @@
+"""Fill docs/beta_or_gaussian.md with a table and a figure of the stored runs; no number in them is typed.
+
+    python -m benchmarks.studies.beta_or_gaussian.report
+
+The statistics are those of rliable, see `benchmarks.report`.
+"""
+
+import re
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from rliable import library
+
+from benchmarks import report, tables
+from benchmarks.provenance import ROOT
+from benchmarks.studies.beta_or_gaussian.run import ALGORITHMS, plan
+
+RESULTS = tables.RESULTS / "beta_or_gaussian"
+PAGE = ROOT / "docs" / "beta_or_gaussian.md"
+FIGURE = "beta_or_gaussian.svg"
+_BLOCK = re.compile(r"(<!-- results -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def scores(results: Path = RESULTS) -> dict[str, dict[str, np.ndarray]]:
+    """Return the scores `(n_seeds,)` by task and algorithm, of the seeds that both algorithms have finished."""
+    runs = tables.finished(results)
+    found = {}
+    for task in plan():
+        own = runs[runs["config"].isin([f"{algo}_{task}" for algo in ALGORITHMS])]
+        table = own.pivot_table(index="seed", columns="config", values="score").dropna()
+        if len(table.columns) == len(ALGORITHMS) and len(table):
+            found[task] = {algo: table[f"{algo}_{task}"].to_numpy() for algo in ALGORITHMS}
+    return found
+
+
+def normalized(found: dict[str, dict[str, np.ndarray]], results: Path = RESULTS) -> dict[str, np.ndarray]:
+    """Return scores `(n_seeds, n_tasks)` by algorithm; 0 is a random policy, 1 is rl-zoo3's published agent.
+
+    The number of seeds is that of the task with the fewest.
+    """
+    n_seeds = min(len(values) for task in found.values() for values in task.values())
+    zero = random_returns(results)
+    return {
+        algo: np.column_stack(
+            [
+                (task[algo][:n_seeds] - zero[env_id]) / (plan()[env_id]["published"] - zero[env_id])
+                for env_id, task in found.items()
+            ]
+        )
+        for algo in ALGORITHMS
+    }
+
+
+def random_returns(results: Path = RESULTS, n_episodes: int = 100) -> dict[str, float]:
+    """Return the mean return of uniformly random actions by task; what is missing in random.csv is played and stored."""
+    file = results / "random.csv"
+    rows = tables.read_rows(file)
+    for task in set(plan()) - {row["task"] for row in rows}:
+        env = gym.make(task)
+        env.action_space.seed(0)
+        returns = np.zeros(n_episodes)
+        for episode in range(n_episodes):
+            env.reset(seed=episode)
+            over = False
+            while not over:
+                _, reward, terminated, truncated, _ = env.step(env.action_space.sample())
+                returns[episode] += float(reward)
+                over = terminated or truncated
+        rows.append({"task": task, "episodes": str(n_episodes), "score": f"{returns.mean():.2f}"})
+        tables.write(file, sorted(rows, key=lambda row: list(plan()).index(row["task"])))
+    return {row["task"]: float(row["score"]) for row in rows}
+
+
+def table(results: Path = RESULTS) -> str:
+    """Return a Markdown table with a row per task and the sentence on all tasks together; empty if there are no runs."""
+    found = scores(results)
+    if not found:
+        return ""
+    rows = []
+    for task, own in found.items():
+        beta, gaussian = own["beta_ppo"][:, None], own["ppo"][:, None]
+        means = [_mean(values, ".1f") for values in (beta, gaussian)]
+        published = f"{plan()[task]['published']:g}"
+        rows.append([task, str(len(beta)), *means, _written(report.improvement(beta, gaussian), ".2f"), published])
+    headings = ("task", "seeds", "BetaPPO", "Gaussian", "Beta beats Gaussian", "published")
+    together = normalized(found, results)
+    normalized_means = [_mean(together[algo], ".2f") for algo in ("beta_ppo", "ppo")]
+    overall = _written(report.improvement(together["beta_ppo"], together["ppo"]), ".2f")
+    summary = (
+        f"All {len(found)} tasks, {len(together['ppo'])} seeds each: a Beta run beats a Gaussian run with a probability of "
+        f"**{overall}**. The interquartile means of the normalized scores are {normalized_means[0]} (BetaPPO) and "
+        f"{normalized_means[1]} (Gaussian).\n"
+    )
+    return f"{report.markdown(headings, rows)}\n{summary}\n![learning curves and performance profile]({FIGURE})\n\n"
+
+
+def _mean(scores: np.ndarray, form: str) -> str:
+    """Return the interquartile mean of `(n_runs, n_tasks)`."""
+    return _written(report.interquartile_mean(scores[:, :, None])[:, 0], form)
+
+
+def _written(estimate: np.ndarray, form: str) -> str:
+    """Return an estimate with its interval; a single run has none."""
+    value, low, high = (format(number, form) for number in estimate)
+    return value if low == high else f"{value} ({low} to {high})"
+
+
+def draw(file: Path, results: Path = RESULTS) -> None:
+    """Draw the tasks' training returns, interquartile means over the seeds with intervals, and the performance profile."""
+    found = scores(results)
+    runs = tables.finished(results).set_index("run")
+    progress = tables.read(results, tables.PROGRESS)
+    panels = len(found) + 1
+    figure = Figure(figsize=(12.0, 3.0 * -(-panels // 3)), layout="constrained")
+    axes = figure.subplots(-(-panels // 3), 3, squeeze=False).flatten()
+    for panel, task in zip(axes, found, strict=False):
+        for algo, color in zip(ALGORITHMS, report.COLORS, strict=False):
+            own = [progress[progress["run"] == run] for run in runs.index[runs["config"] == f"{algo}_{task}"]]
+            steps, curves = _on_one_grid(own)
+            middle, low, high = report.interquartile_mean(curves[:, None])
+            panel.plot(steps, middle, color=color, label=ALGORITHMS[algo])
+            panel.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
+        panel.set(title=task, xlabel="steps", ylabel="training return")
+    taus = np.linspace(-0.5, 1.5, 81)
+    profiles, bounds = library.create_performance_profile(normalized(found, results), taus, reps=report.REPETITIONS)
+    for algo, color in zip(ALGORITHMS, report.COLORS, strict=False):
+        axes[len(found)].plot(taus, profiles[algo], color=color, label=ALGORITHMS[algo])
+        axes[len(found)].fill_between(taus, *bounds[algo], color=color, alpha=0.15, linewidth=0)
+    axes[len(found)].set(title="performance profile", xlabel="normalized score", ylabel="share of runs above it")
+    axes[len(found)].legend(fontsize="small")
+    for panel in axes[:panels]:
+        panel.grid(alpha=0.3)
+    for panel in axes[panels:]:
+        panel.set_axis_off()
+    report.save_svg(figure, file)
+
+
+def _on_one_grid(runs: list[pd.DataFrame], n_points: int = 100) -> tuple[np.ndarray, np.ndarray]:
+    """Return steps `(n_points,)` and the runs' training returns at these steps, `(n_runs, n_points)`."""
+    curves = [run[["time/total_timesteps", "rollout/ep_rew_mean"]].dropna().to_numpy(float).T for run in runs]
+    first, last = max(steps[0] for steps, _ in curves), min(steps[-1] for steps, _ in curves)
+    grid = np.linspace(first, last, n_points)
+    return grid, np.array([np.interp(grid, steps, returns) for steps, returns in curves])
+
+
+def rendered(page: str, results: Path = RESULTS) -> str:
+    """Return the page with its table made anew."""
+    return _BLOCK.sub(lambda block: f"{block[1]}{table(results)}{block[2]}", page)
+
+
+def main() -> None:
+    """Write the page and its figure."""
+    PAGE.write_text(rendered(PAGE.read_text()))
+    if scores():
+        draw(PAGE.with_name(FIGURE))
+    print(PAGE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,9 @@
 """A learning rate that falls late."""
 
+from dataclasses import dataclass
+
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_carracing.checks import finite_number
 
@@ -31,15 +34,23 @@ class LateDecayCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         self.model._setup_lr_schedule()  # without the decay of a `learn` that failed
-        self._full_rate = self.model.lr_schedule
-        self.model.lr_schedule = self._rate
-
-    def _rate(self, progress_remaining: float) -> float:
-        share = min(1.0, progress_remaining / (1.0 - self.start))
-        return self._full_rate(progress_remaining) * (self.final + (1.0 - self.final) * share)
+        self.model.lr_schedule = _LateDecay(self.model.lr_schedule, self.start, self.final)
 
     def _on_step(self) -> bool:
         return True
 
     def _on_training_end(self) -> None:
         self.model._setup_lr_schedule()
+
+
+@dataclass(frozen=True)
+class _LateDecay:
+    """A schedule that decays another one late. SB3 pickles it with the model, so it holds no callback."""
+
+    full_rate: Schedule
+    start: float
+    final: float
+
+    def __call__(self, progress_remaining: float) -> float:
+        share = min(1.0, progress_remaining / (1.0 - self.start))
+        return self.full_rate(progress_remaining) * (self.final + (1.0 - self.final) * share)

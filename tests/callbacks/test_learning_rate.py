@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 
 from sb3_carracing import BetaPPO
 from sb3_carracing.callbacks import LateDecayCallback
@@ -54,6 +54,17 @@ def test_the_next_learn_and_the_saved_agent_have_the_full_rate(tmp_path: Path) -
     assert model.lr_schedule(0.1) == 1e-3
     model.save(tmp_path / "agent.zip")
     assert BetaPPO.load(tmp_path / "agent.zip").lr_schedule(0.1) == 1e-3
+
+
+@pytest.mark.parametrize("cls", [BetaPPO, PPO])
+def test_checkpoints_can_be_saved_and_have_the_full_rate(cls: Any, tmp_path: Path) -> None:
+    model = cls("MlpPolicy", "Pendulum-v1", n_steps=16, batch_size=16, n_epochs=1, learning_rate=1e-3, device="cpu")
+    decay = LateDecayCallback()
+    with (tmp_path / "log").open("w") as decay.log:  # type: ignore[attr-defined]  # as the runner's logger, it cannot be pickled
+        model.learn(64, [decay, CheckpointCallback(48, str(tmp_path))])
+    loaded = cls.load(tmp_path / "rl_model_48_steps.zip")
+    loaded._setup_lr_schedule()
+    assert loaded.lr_schedule(0.1) == 1e-3
 
 
 def test_a_learn_that_failed_does_not_decay_twice() -> None:

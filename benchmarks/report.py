@@ -1,5 +1,6 @@
 """Functions shared by the reports of several studies: intervals, lost tracks, per-run means, tables in docs/."""
 
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from rliable import library, metrics
 from scipy import stats
 
+_RESULTS = re.compile(r"(<!-- results -->\n).*?(<!-- end -->)", re.DOTALL)
 LOST = 700.0
 """A track with a lower score is lost; a lap that lacks a tile has some 35 points less than a full one."""
 
@@ -27,6 +29,11 @@ def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table between empty lines."""
     head = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     return "\n".join(["", *head, *(f"| {' | '.join(row)} |" for row in rows), ""]) + "\n"
+
+
+def with_results(page: str, results: str) -> str:
+    """Return a page with new text between its marks `<!-- results -->` and `<!-- end -->`."""
+    return _RESULTS.sub(lambda block: f"{block[1]}{results}{block[2]}", page)
 
 
 def per_run(values: pd.Series, runs: pd.DataFrame) -> list[float]:

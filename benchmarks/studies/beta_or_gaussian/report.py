@@ -5,7 +5,6 @@
 The statistics are those of rliable, see `benchmarks.report`.
 """
 
-import re
 from pathlib import Path
 
 import gymnasium as gym
@@ -21,7 +20,6 @@ from benchmarks.studies.beta_or_gaussian.run import ALGORITHMS, plan
 RESULTS = tables.RESULTS / "beta_or_gaussian"
 PAGE = ROOT / "docs" / "beta_or_gaussian.md"
 FIGURE = "beta_or_gaussian.svg"
-_BLOCK = re.compile(r"(<!-- results -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def scores(results: Path = RESULTS) -> dict[str, dict[str, np.ndarray]]:
@@ -146,14 +144,9 @@ def _on_one_grid(runs: list[pd.DataFrame], n_points: int = 100) -> tuple[np.ndar
     return grid, np.array([np.interp(grid, steps, returns) for steps, returns in curves])
 
 
-def rendered(page: str, results: Path = RESULTS) -> str:
-    """Return the page with its table made anew."""
-    return _BLOCK.sub(lambda block: f"{block[1]}{table(results)}{block[2]}", page)
-
-
 def main() -> None:
     """Write the page and its figure."""
-    PAGE.write_text(rendered(PAGE.read_text()))
+    PAGE.write_text(report.with_results(PAGE.read_text(), table()))
     if scores():
         draw(PAGE.with_name(FIGURE))
     print(PAGE)

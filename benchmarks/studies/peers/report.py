@@ -3,7 +3,6 @@
 python -m benchmarks.studies.peers.report
 """
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +12,13 @@ from scipy import stats
 
 from benchmarks import tables
 from benchmarks.provenance import ROOT
-from benchmarks.report import LOST, interval, markdown
+from benchmarks.report import LOST, interval, markdown, with_results
 from benchmarks.studies.peers.run import study
 
 RESULTS = tables.RESULTS / "peers"
 PAGE = ROOT / "docs" / "peers.md"
 FIGURE = "peers.png"
 PAIR = ("beta_ppo", "ppo_gaussian")
-_BLOCK = re.compile(r"(<!-- results -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def summaries(results: Path = RESULTS) -> pd.DataFrame:
@@ -91,14 +89,9 @@ def draw(file: Path, results: Path = RESULTS) -> None:
     figure.savefig(file, dpi=110)
 
 
-def rendered(page: str, results: Path = RESULTS) -> str:
-    """Return the page with its table made anew."""
-    return _BLOCK.sub(lambda block: f"{block[1]}{table(results)}{block[2]}", page)
-
-
 def main() -> None:
     """Write the page and its figure."""
-    PAGE.write_text(rendered(PAGE.read_text()))
+    PAGE.write_text(with_results(PAGE.read_text(), table()))
     if table():
         draw(PAGE.with_name(FIGURE))
     print(PAGE)

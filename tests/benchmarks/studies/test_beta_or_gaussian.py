@@ -20,8 +20,9 @@ GSDE = ("use_sde", "sde_sample_freq")
 
 
 @pytest.fixture(autouse=True)
-def _fewer_repetitions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "REPETITIONS", 100)
+def _fewer_repetitions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.get_closest_marker("slow") is None:
+        monkeypatch.setattr(statistics, "REPETITIONS", 100)
 
 
 @pytest.fixture(scope="module")
@@ -95,12 +96,17 @@ def test_the_report_counts_pairs_and_leaves_single_seeds_out(tmp_path: Path) -> 
     assert statistics.interquartile_mean(own["beta_ppo"][:, None, None])[0] == 4.0
 
 
-def test_the_page_gets_the_table_and_the_figure(tmp_path: Path) -> None:
+def test_the_table_and_the_figure_show_the_tasks_with_runs(tmp_path: Path) -> None:
     stored(tmp_path, beta=[3.0, 4.0, 5.0], gaussian=[1.0, 2.0, 2.5])
-    page = report.rendered("before\n<!-- results -->\nold\n<!-- end -->\nafter\n", tmp_path)
-    assert "old" not in page
+    page = report.table(tmp_path)
     assert page.count("| 1.00 | ") == 2  # every Beta run beats every Gaussian run: no interval
     assert "| BipedalWalker-v3 |" not in page
     report.draw(tmp_path / "figure.svg", tmp_path)
     drawn = (tmp_path / "figure.svg").read_text()
     assert all(text in drawn for text in ("Pendulum-v1", "MountainCarContinuous-v0", "performance profile"))
+
+
+@pytest.mark.slow  # the bootstrap
+def test_the_page_says_what_is_stored() -> None:
+    page = report.PAGE.read_text()
+    assert page == statistics.with_results(page, report.table()), "run `python -m benchmarks.studies.beta_or_gaussian.report`"

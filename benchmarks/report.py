@@ -42,8 +42,8 @@ def per_run(values: pd.Series, runs: pd.DataFrame) -> list[float]:
 
 
 REPETITIONS = 2_000  # of the bootstrap
-COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Okabe and Ito's, which the color-blind can tell apart."""
+COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
+"""Okabe and Ito's, which the color-blind can tell apart, and gray."""
 
 
 def interquartile_mean(scores: np.ndarray) -> np.ndarray:

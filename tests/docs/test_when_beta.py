@@ -26,6 +26,16 @@ def test_carracing() -> None:
         assert ((episodes.score < 700).sum(), len(episodes)) == (n_lost, 300)
 
 
+def test_carracing_with_the_quick_preset() -> None:
+    runs = pd.read_csv(RESULTS / "quick_test/runs.csv")
+    cells = []
+    for config in ("quick", "quick_gaussian"):
+        low, median, high = runs[runs.config == config].score.quantile([0.25, 0.5, 0.75])
+        cells.append(f"{median:.1f} ({low:.1f} to {high:.1f})")
+    assert f"| {' | '.join(cells)} |" in PAGE
+    assert runs[runs.config == "quick"].score.min() > runs[runs.config == "quick_gaussian"].score.max()
+
+
 @pytest.mark.parametrize("task", ["MountainCarContinuous-v0", "LunarLanderContinuous-v3", "Pendulum-v1"])
 def test_values_of_each(task: str) -> None:
     runs = pd.read_csv(RESULTS / "tasks/runs.csv")

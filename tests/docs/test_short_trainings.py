@@ -1,0 +1,29 @@
+"""The scores on the page `short_trainings.md` are those of the stored tables."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from benchmarks.studies.quick.run import report
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = (ROOT / "docs" / "short_trainings.md").read_text()
+
+
+@pytest.mark.parametrize(("config", "n_seeds"), [("quick", 10), ("quick_gaussian", 5)])
+def test_the_fresh_seeds(config: str, n_seeds: int) -> None:
+    runs = pd.read_csv(RESULTS / "quick_test" / "runs.csv")
+    own = runs[runs["config"] == config]
+    assert sorted(own["seed"]) == list(range(1, n_seeds + 1))
+    episodes = pd.read_csv(RESULTS / "quick_test" / "episodes.csv").groupby("run")
+    for run, seed in zip(own["run"], own["seed"], strict=True):
+        tracks = episodes.get_group(run)
+        mean, std, median = tracks["score"].mean(), tracks["score"].std(ddof=0), tracks["score"].median()
+        laps, lost = tracks["lap"].mean(), (tracks["score"] < 700).mean()
+        assert f"| {seed} | {mean:.1f} +- {std:.1f} | {median:.0f} | {laps:.0%} | {lost:.0%} |".replace("%", " %") in PAGE
+
+
+def test_the_development_runs() -> None:
+    assert report(RESULTS / "quick") in PAGE

@@ -5,6 +5,7 @@
 The statistics are those of rliable, see `benchmarks.report`.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import gymnasium as gym
@@ -40,7 +41,7 @@ def normalized(found: dict[str, dict[str, np.ndarray]], results: Path = RESULTS)
     The number of seeds is that of the task with the fewest.
     """
     n_seeds = min(len(values) for task in found.values() for values in task.values())
-    zero = random_returns(results)
+    zero = random_returns(found, results)
     return {
         algo: np.column_stack(
             [
@@ -52,11 +53,11 @@ def normalized(found: dict[str, dict[str, np.ndarray]], results: Path = RESULTS)
     }
 
 
-def random_returns(results: Path = RESULTS, n_episodes: int = 100) -> dict[str, float]:
+def random_returns(tasks: Iterable[str], results: Path = RESULTS, n_episodes: int = 100) -> dict[str, float]:
     """Return the mean return of uniformly random actions by task; what is missing in random.csv is played and stored."""
     file = results / "random.csv"
     rows = tables.read_rows(file)
-    for task in set(plan()) - {row["task"] for row in rows}:
+    for task in set(tasks) - {row["task"] for row in rows}:
         env = gym.make(task)
         env.action_space.seed(0)
         returns = np.zeros(n_episodes)

@@ -1,8 +1,8 @@
 """Functions shared by the reports of several studies: intervals, lost tracks, per-run means, tables in docs/."""
 
 import re
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib as mpl
@@ -70,15 +70,24 @@ def improvement(scores: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 def estimate(scores: Sequence[np.ndarray], statistic: Callable[..., Sequence[float] | np.ndarray]) -> np.ndarray:
     """Return a statistic with the bounds of its 95 % interval by rliable's stratified bootstrap, `(3, n_values)`."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "random_state is deprecated", FutureWarning)  # rliable passes it to arch
+    with seeded():
         values, bounds = library.get_interval_estimates(
             {"": scores[0] if len(scores) == 1 else list(scores)},
             lambda *resampled: np.array(statistic(*resampled)),
             reps=REPETITIONS,
-            random_state=np.random.RandomState(0),
         )
     return np.vstack([values[""], bounds[""]])
+
+
+@contextmanager
+def seeded() -> Iterator[None]:
+    """Seed NumPy's global generator, from which rliable draws whatever its `random_state`, and restore it in the end."""
+    before = np.random.get_state()  # noqa: NPY002
+    np.random.seed(0)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(before)  # noqa: NPY002
 
 
 def save_svg(figure: Figure, file: Path) -> None:

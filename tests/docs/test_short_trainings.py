@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from benchmarks.report import interquartile_mean
 from benchmarks.studies.quick.run import report
 
 ROOT = Path(__file__).parents[2]
@@ -23,6 +24,9 @@ def test_the_fresh_seeds(config: str, n_seeds: int) -> None:
         mean, std, median = tracks["score"].mean(), tracks["score"].std(ddof=0), tracks["score"].median()
         laps, lost = tracks["lap"].mean(), (tracks["score"] < 700).mean()
         assert f"| {seed} | {mean:.1f} +- {std:.1f} | {median:.0f} | {laps:.0%} | {lost:.0%} |".replace("%", " %") in PAGE
+    value, low, high = interquartile_mean(own["score"].to_numpy()[:, None, None])[:, 0]
+    flat = " ".join(PAGE.split())
+    assert f"{value:.1f} (95 % interval {low:.1f} to {high:.1f})" in flat or f"{value:.1f} ({low:.1f} to {high:.1f})" in flat
 
 
 def test_the_development_runs() -> None:

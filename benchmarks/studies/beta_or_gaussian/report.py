@@ -74,7 +74,7 @@ def random_returns(tasks: Iterable[str], results: Path = RESULTS, n_episodes: in
 
 
 def table(results: Path = RESULTS) -> str:
-    """Return a Markdown table with a row per task and the sentence on all tasks together; empty if there are no runs."""
+    """Return a Markdown table with a row per task, and a sentence on several tasks together; empty if there are no runs."""
     found = scores(results)
     if not found:
         return ""
@@ -85,15 +85,19 @@ def table(results: Path = RESULTS) -> str:
         published = f"{plan()[task]['published']:g}"
         rows.append([task, str(len(beta)), *means, _written(report.improvement(beta, gaussian), ".2f"), published])
     headings = ("task", "seeds", "BetaPPO", "Gaussian", "Beta beats Gaussian", "published")
-    together = normalized(found, results)
-    normalized_means = [_mean(together[algo], ".2f") for algo in ("beta_ppo", "ppo")]
-    overall = _written(report.improvement(together["beta_ppo"], together["ppo"]), ".2f")
-    summary = (
-        f"All {len(found)} tasks, {len(together['ppo'])} seeds each: a Beta run beats a Gaussian run with a probability of "
-        f"**{overall}**. The interquartile means of the normalized scores are {normalized_means[0]} (BetaPPO) and "
-        f"{normalized_means[1]} (Gaussian).\n"
+    summary = _together(normalized(found, results)) if len(found) > 1 else ""
+    return f"{report.markdown(headings, rows)}\n{summary}![learning curves and performance profile]({FIGURE})\n\n"
+
+
+def _together(scores: dict[str, np.ndarray]) -> str:
+    """Return what normalized scores `(n_seeds, n_tasks)` say of all tasks together."""
+    beta, gaussian = scores["beta_ppo"], scores["ppo"]
+    n_seeds, n_tasks = beta.shape
+    return (
+        f"All {n_tasks} tasks, {n_seeds} seeds each: a Beta run beats a Gaussian run with a probability of "
+        f"**{_written(report.improvement(beta, gaussian), '.2f')}**. The interquartile means of the normalized scores are "
+        f"{_mean(beta, '.2f')} (BetaPPO) and {_mean(gaussian, '.2f')} (Gaussian).\n\n"
     )
-    return f"{report.markdown(headings, rows)}\n{summary}\n![learning curves and performance profile]({FIGURE})\n\n"
 
 
 def _mean(scores: np.ndarray, form: str) -> str:
@@ -124,7 +128,8 @@ def draw(file: Path, results: Path = RESULTS) -> None:
             panel.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
         panel.set(title=task, xlabel="steps", ylabel="training return")
     taus = np.linspace(-0.5, 1.5, 81)
-    profiles, bounds = library.create_performance_profile(normalized(found, results), taus, reps=report.REPETITIONS)
+    with report.seeded():
+        profiles, bounds = library.create_performance_profile(normalized(found, results), taus, reps=report.REPETITIONS)
     for algo, color in zip(ALGORITHMS, report.COLORS, strict=False):
         axes[len(found)].plot(taus, profiles[algo], color=color, label=ALGORITHMS[algo])
         axes[len(found)].fill_between(taus, *bounds[algo], color=color, alpha=0.15, linewidth=0)

@@ -24,7 +24,7 @@ from benchmarks.studies.tasks import FIRST_EVALUATION_SEED
 # SB3's Gaussian policy, which understands `activation_fn: relu`.
 GAUSSIAN = "sb3_carracing.ppo.policies.NamedPartsPolicy"
 PLAN = Path(__file__).with_name("plan.yml")
-ALGORITHMS = {"ppo": "stock PPO, Gaussian", "beta_ppo": "BetaPPO"}
+ALGORITHMS = {"beta_ppo": "BetaPPO", "ppo": "stock PPO, Gaussian"}
 SEEDS = range(11, 16)
 
 

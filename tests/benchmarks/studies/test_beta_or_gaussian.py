@@ -53,7 +53,7 @@ def test_the_values_are_those_of_rl_zoo3_without_gsde(task: str, rl_zoo3s: dict[
 def test_both_arms_differ_in_the_policy_and_the_name_of_its_width_alone() -> None:
     configs = study().configs
     for task in plan():
-        gaussian, beta = (configs[f"{algo}_{task}"].hyperparams for algo in ALGORITHMS)
+        beta, gaussian = (configs[f"{algo}_{task}"].hyperparams for algo in ALGORITHMS)
         own = {"policy_kwargs": None, "policy": None}
         assert gaussian | own == beta | own
         names = set(gaussian.get("policy_kwargs", {})) ^ set(beta.get("policy_kwargs", {}))
@@ -93,6 +93,7 @@ def test_the_report_counts_pairs_and_leaves_single_seeds_out(tmp_path: Path) -> 
     value, low, high = statistics.improvement(own["beta_ppo"][:, None], own["ppo"][:, None])
     assert value == 6 / 16  # of all pairs
     assert low < value < high
+    assert list(statistics.improvement(own["beta_ppo"][:, None], own["ppo"][:, None])) == [value, low, high]
     assert statistics.interquartile_mean(own["beta_ppo"][:, None, None])[0] == 4.0
 
 

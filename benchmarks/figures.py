@@ -6,7 +6,6 @@ python -m benchmarks.figures
 from pathlib import Path
 from typing import cast
 
-import matplotlib as mpl
 import numpy as np
 import torch as th
 from gymnasium import spaces
@@ -15,11 +14,13 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from benchmarks.provenance import ROOT
+from benchmarks.report import save_svg
+from sb3_carracing.plotting import COLORS
 from sb3_carracing.ppo.distributions import BetaDistribution, Parameterization
 
 BETA_POLICIES = ROOT / "docs" / "beta_policies.svg"
-# Okabe and Ito's colors, which the color-blind can tell apart, each with a line style of its own for print.
-_STYLES = [("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":")]
+# A line style for each color, for print.
+_STYLES = list(zip(COLORS, ("-", "--", "-.", ":"), strict=False))
 _SPACE = spaces.Box(-1.0, 1.0, (1,), np.float32)
 
 
@@ -70,14 +71,13 @@ def draw_deterministic_actions(axes: Axes) -> None:
 
 def draw(file: Path) -> None:
     """Draw the page's figure. The same versions write the same file."""
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "sb3-carracing"}):
-        figure = Figure(figsize=(11.0, 3.4), layout="constrained")
-        for axes, draw_panel in zip(
-            figure.subplots(1, 3), (draw_densities, draw_parameterizations, draw_deterministic_actions), strict=True
-        ):
-            draw_panel(axes)
-            axes.grid(alpha=0.3)
-        figure.savefig(file, metadata={"Date": None})
+    figure = Figure(figsize=(11.0, 3.4), layout="constrained")
+    for axes, draw_panel in zip(
+        figure.subplots(1, 3), (draw_densities, draw_parameterizations, draw_deterministic_actions), strict=True
+    ):
+        draw_panel(axes)
+        axes.grid(alpha=0.3)
+    save_svg(figure, file)
 
 
 if __name__ == "__main__":

@@ -36,8 +36,19 @@ def machine() -> str:
 
 
 def command() -> str:
-    """Return the command line of this process, with `python` for whichever interpreter runs it."""
-    return shlex.join(["python", *sys.orig_argv[1:]])
+    """Return the command line of this process as it would be typed in the checkout.
+
+    `python` stands for the interpreter. Paths in the checkout become relative to it. Of other absolute paths, the name stays.
+    """
+    return shlex.join(["python", *map(_without_machine, sys.orig_argv[1:])])
+
+
+def _without_machine(word: str) -> str:
+    """Return a word of a command line; of an absolute path, the part that means something elsewhere."""
+    path = Path(word)
+    if not path.is_absolute():
+        return word
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
 
 
 def commit() -> str:

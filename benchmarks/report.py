@@ -4,10 +4,12 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rliable import library, metrics
 from scipy import stats
@@ -15,6 +17,7 @@ from scipy import stats
 _RESULTS = re.compile(r"(<!-- results -->\n).*?(<!-- end -->)", re.DOTALL)
 LOST = 700.0
 """A track with a lower score is lost; a lap that lacks a tile has some 35 points less than a full one."""
+REPETITIONS = 2_000  # of the bootstrap
 
 
 def interval(values: np.ndarray) -> np.ndarray:
@@ -39,11 +42,6 @@ def with_results(page: str, results: str) -> str:
 def per_run(values: pd.Series, runs: pd.DataFrame) -> list[float]:
     """Return a value for each run of a part of runs.csv, NaN where the series, which is indexed by run, has none."""
     return [float(value) for value in values.reindex(runs["run"])]
-
-
-REPETITIONS = 2_000  # of the bootstrap
-COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
-"""Okabe and Ito's, which the color-blind can tell apart, and gray."""
 
 
 def interquartile_mean(scores: np.ndarray) -> np.ndarray:
@@ -88,6 +86,13 @@ def seeded() -> Iterator[None]:
         yield
     finally:
         np.random.set_state(before)  # noqa: NPY002
+
+
+def draw_band(axes: Axes, x: np.ndarray, estimates: np.ndarray, **style: Any) -> None:
+    """Draw a line through estimates and a band between the bounds of their intervals, `(3, n_points)`."""
+    middle, low, high = estimates
+    (line,) = axes.plot(x, middle, **style)
+    axes.fill_between(x, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
 
 
 def save_svg(figure: Figure, file: Path) -> None:

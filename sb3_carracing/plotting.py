@@ -25,7 +25,7 @@ __getattr__ = old_names(__name__)
 FORMATS = ("png", "svg")
 _X_NAMES = {"frames": "environment frames", "steps": "agent steps", "minutes": "training time [min]"}
 # Okabe and Ito's colors, which color-blind people can tell apart. In a print without color, the line style does.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _STYLES = ("-", "--", "-.", ":")
 
 
@@ -100,7 +100,7 @@ def _draw(file: Path, panels: dict[str, list[Curve]], unit: Unit, title: str) ->
 
 def _draw_panel(axis: Axes, title: str, curves: Sequence[Curve], unit: Unit) -> None:
     for number, curve in enumerate(curves):
-        color, style = _COLORS[number % len(_COLORS)], _STYLES[number % len(_STYLES)]
+        color, style = COLORS[number % len(COLORS)], _STYLES[number % len(_STYLES)]
         if curve.points is not None:
             # Thousands of points would make a large SVG.
             axis.plot(curve.x, curve.points, ".", color=color, alpha=0.25, markersize=3, rasterized=True)

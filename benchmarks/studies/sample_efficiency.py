@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from benchmarks import report, tables
 from benchmarks.provenance import ROOT
+from sb3_carracing.plotting import COLORS
 
 FIGURE = ROOT / "docs" / "sample_efficiency.svg"
 # 30 tracks of CarRacing-v3 after 200,000 raw frames, one training seed; 2.2 hours on an RTX 5080. Its docs/reports/MRQ.md.
@@ -62,19 +63,18 @@ def draw(file: Path, results: Path = tables.RESULTS) -> None:
     """Draw both panels."""
     figure = Figure(figsize=(11.0, 4.6), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    for agent, color in zip(AGENTS, report.COLORS, strict=True):
+    for agent, color in zip(AGENTS, COLORS, strict=True):
         runs, (frames, seconds), scores = curves(agent, results)
-        middle, low, high = report.interquartile_mean(scores[:, None]) if len(runs) > 2 else [scores.mean(axis=0)] * 3
+        estimates = report.interquartile_mean(scores[:, None]) if len(runs) > 2 else np.array([scores.mean(axis=0)] * 3)
         for panel, costs, total in zip(panels, (frames, seconds), ("frames", "seconds"), strict=True):
             label = f"{agent.label} ({len(runs)} seed{'s' * (len(runs) > 1)})"
-            panel.plot(costs, middle, color=color, marker=".", label=label)
-            panel.fill_between(costs, low, high, color=color, alpha=0.15, linewidth=0)
+            report.draw_band(panel, costs, estimates, color=color, marker=".", label=label)
             panel.plot(runs[total], runs["score"], linestyle="", marker="D", markersize=5, color=color)
     label, published_frames, published_seconds, score = PUBLISHED
     for panel, cost, unit in zip(
         panels, (published_frames, published_seconds), ("frames", "seconds of training"), strict=True
     ):
-        panel.plot([cost], [score], linestyle="", marker="*", markersize=11, color="black", label=label)
+        panel.plot([cost], [score], linestyle="", marker="*", markersize=11, color="black", zorder=3, label=label)
         panel.set(xscale="log", xlabel=unit, ylim=(-120, 1000))
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("raw score on CarRacing-v3")

@@ -60,7 +60,7 @@ def test_the_next_learn_and_the_saved_agent_have_the_full_rate(tmp_path: Path) -
 def test_checkpoints_can_be_saved_and_have_the_full_rate(cls: Any, tmp_path: Path) -> None:
     model = cls("MlpPolicy", "Pendulum-v1", n_steps=16, batch_size=16, n_epochs=1, learning_rate=1e-3, device="cpu")
     decay = LateDecayCallback()
-    with (tmp_path / "log").open("w") as decay.log:  # type: ignore[attr-defined]  # as the runner's logger, it cannot be pickled
+    with (tmp_path / "log").open("w") as decay.log:  # type: ignore[attr-defined]  # an open file cannot be pickled
         model.learn(64, [decay, CheckpointCallback(48, str(tmp_path))])
     loaded = cls.load(tmp_path / "rl_model_48_steps.zip")
     loaded._setup_lr_schedule()

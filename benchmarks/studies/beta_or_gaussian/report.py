@@ -5,18 +5,24 @@
 The statistics are those of rliable, see `benchmarks.report`.
 """
 
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rliable import library
 
 from benchmarks import report, tables
 from benchmarks.provenance import ROOT
 from benchmarks.studies.beta_or_gaussian.run import ALGORITHMS, plan
+from benchmarks.studies.tasks import FIRST_EVALUATION_SEED
+from sb3_carracing.agents import RandomPolicy
+from sb3_carracing.evaluation import evaluate
+from sb3_carracing.plotting import COLORS
 
 RESULTS = tables.RESULTS / "beta_or_gaussian"
 PAGE = ROOT / "docs" / "beta_or_gaussian.md"
@@ -58,17 +64,11 @@ def random_returns(tasks: Iterable[str], results: Path = RESULTS, n_episodes: in
     file = results / "random.csv"
     rows = tables.read_rows(file)
     for task in set(tasks) - {row["task"] for row in rows}:
-        env = gym.make(task)
-        env.action_space.seed(0)
-        returns = np.zeros(n_episodes)
-        for episode in range(n_episodes):
-            env.reset(seed=episode)
-            over = False
-            while not over:
-                _, reward, terminated, truncated, _ = env.step(env.action_space.sample())
-                returns[episode] += float(reward)
-                over = terminated or truncated
-        rows.append({"task": task, "episodes": str(n_episodes), "score": f"{returns.mean():.2f}"})
+        make_env = functools.partial(gym.make, task)
+        seeds = range(FIRST_EVALUATION_SEED, FIRST_EVALUATION_SEED + n_episodes)
+        played = evaluate(RandomPolicy(make_env().action_space), make_env, seeds, actions="sample")
+        mean = np.mean([episode.score for episode in played])
+        rows.append({"task": task, "episodes": str(n_episodes), "score": f"{mean:.2f}"})
         tables.write(file, sorted(rows, key=lambda row: list(plan()).index(row["task"])))
     return {row["task"]: float(row["score"]) for row in rows}
 
@@ -114,32 +114,32 @@ def _written(estimate: np.ndarray, form: str) -> str:
 def draw(file: Path, results: Path = RESULTS) -> None:
     """Draw the tasks' training returns, interquartile means over the seeds with intervals, and the performance profile."""
     found = scores(results)
-    runs = tables.finished(results).set_index("run")
-    progress = tables.read(results, tables.PROGRESS)
-    panels = len(found) + 1
-    figure = Figure(figsize=(12.0, 3.0 * -(-panels // 3)), layout="constrained")
-    axes = figure.subplots(-(-panels // 3), 3, squeeze=False).flatten()
-    for panel, task in zip(axes, found, strict=False):
-        for algo, color in zip(ALGORITHMS, report.COLORS, strict=False):
-            own = [progress[progress["run"] == run] for run in runs.index[runs["config"] == f"{algo}_{task}"]]
-            steps, curves = _on_one_grid(own)
-            middle, low, high = report.interquartile_mean(curves[:, None])
-            panel.plot(steps, middle, color=color, label=ALGORITHMS[algo])
-            panel.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
-        panel.set(title=task, xlabel="steps", ylabel="training return")
+    n_rows = -(-(len(found) + 1) // 3)
+    figure = Figure(figsize=(12.0, 3.0 * n_rows), layout="constrained")
+    *panels, profile = figure.subplots(n_rows, 3, squeeze=False).flatten()[: len(found) + 1]
+    for axes, task in zip(panels, found, strict=True):
+        _draw_returns(axes, task, results)
     taus = np.linspace(-0.5, 1.5, 81)
     with report.seeded():
-        profiles, bounds = library.create_performance_profile(normalized(found, results), taus, reps=report.REPETITIONS)
-    for algo, color in zip(ALGORITHMS, report.COLORS, strict=False):
-        axes[len(found)].plot(taus, profiles[algo], color=color, label=ALGORITHMS[algo])
-        axes[len(found)].fill_between(taus, *bounds[algo], color=color, alpha=0.15, linewidth=0)
-    axes[len(found)].set(title="performance profile", xlabel="normalized score", ylabel="share of runs above it")
-    axes[len(found)].legend(fontsize="small")
-    for panel in axes[:panels]:
-        panel.grid(alpha=0.3)
-    for panel in axes[panels:]:
-        panel.set_axis_off()
+        shares, bounds = library.create_performance_profile(normalized(found, results), taus, reps=report.REPETITIONS)
+    for (algo, label), color in zip(ALGORITHMS.items(), COLORS, strict=False):
+        report.draw_band(profile, taus, np.vstack([shares[algo], bounds[algo]]), color=color, label=label)
+    profile.set(title="performance profile", xlabel="normalized score", ylabel="share of runs above it")
+    profile.legend(fontsize="small")
+    for axes in figure.axes:
+        axes.grid(alpha=0.3)
+        axes.set_visible(axes in (*panels, profile))
     report.save_svg(figure, file)
+
+
+def _draw_returns(axes: Axes, task: str, results: Path) -> None:
+    """Draw the training returns of both algorithms on a task."""
+    runs, progress = tables.finished(results), tables.read(results, tables.PROGRESS).groupby("run")
+    for algo, color in zip(ALGORITHMS, COLORS, strict=False):
+        own = runs["run"][runs["config"] == f"{algo}_{task}"]
+        steps, returns = _on_one_grid([progress.get_group(run) for run in own])
+        report.draw_band(axes, steps, report.interquartile_mean(returns[:, None]), color=color)
+    axes.set(title=task, xlabel="steps", ylabel="training return")
 
 
 def _on_one_grid(runs: list[pd.DataFrame], n_points: int = 100) -> tuple[np.ndarray, np.ndarray]:

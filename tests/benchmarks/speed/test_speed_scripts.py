@@ -71,3 +71,9 @@ def test_the_command_line_is_told_without_a_machines_path() -> None:
     assert provenance.command().startswith("python ")
     row = provenance.described()
     assert {"date", "command", "commit", "machine", "platform", "python", "torch"} <= row.keys()
+
+
+def test_a_recorded_command_names_no_path_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [str(provenance.ROOT / "logs" / "runs"), "/elsewhere/table.csv", "hyperparams/beta_ppo.yml"]
+    monkeypatch.setattr(sys, "orig_argv", ["/usr/bin/python3", "-m", "benchmarks.train", *paths])
+    assert provenance.command() == "python -m benchmarks.train logs/runs table.csv hyperparams/beta_ppo.yml"

@@ -61,10 +61,11 @@ class BetaDistribution(Distribution):
         parameterization: "softplus", "exp" or "mode".
         initial_mean: Mean action of the untrained policy, in the environment's units: one number for all dimensions or
             one for each, strictly between the bounds. None means the middle of the range.
-        initial_concentration: `alpha + beta` of the untrained policy, above 2. An `initial_mean` near a bound raises it as far
-            as alpha, beta >= 1 requires. For a mean in the middle of the range, the standard deviation is
-            `(high - low) / (2 sqrt(initial_concentration + 1))`. With an `initial_mean`, None means `2 + 2 ln 2`, the
-            concentration of an untrained softplus head. Without one, None leaves the network's initial bias as it is.
+        initial_concentration: `alpha + beta` of the untrained policy, above 2: one number for all dimensions or one for
+            each. An `initial_mean` near a bound raises it as far as alpha, beta >= 1 requires. For a mean in the middle of
+            the range, the standard deviation is `(high - low) / (2 sqrt(initial_concentration + 1))`. With an
+            `initial_mean`, None means `2 + 2 ln 2`, the concentration of an untrained softplus head. Without one, None
+            leaves the network's initial bias as it is.
         deterministic_action: What `get_actions(deterministic=True)` returns, "mean" or "mode".
         max_concentration: Upper bound of `alpha + beta`, above 2. At the bound, the mode is kept.
         margin: Fraction of the range by which the support exceeds it on either side, at most 0.25.
@@ -81,7 +82,7 @@ class BetaDistribution(Distribution):
         deterministic_action: DeterministicAction = "mode",
         max_concentration: float = 1e4,
         margin: float = 0.0,
-        initial_concentration: float | None = None,
+        initial_concentration: float | list[float] | None = None,
     ):
         super().__init__()  # type: ignore[no-untyped-call]
         low, high = _checked_bounds(action_space)
@@ -107,8 +108,7 @@ class BetaDistribution(Distribution):
         unit_mean = _checked_unit_mean(initial_mean, low, high, self.max_concentration)
         self._initial_unit_mean = None if unit_mean is None else (unit_mean + self.margin) / (1.0 + 2.0 * self.margin)
         self.initial_concentration = initial_concentration
-        if initial_concentration is not None:
-            finite_number("initial_concentration", initial_concentration, 2.001, self.max_concentration)
+        self._initial_concentrations = _checked_concentrations(initial_concentration, self.action_dim, self.max_concentration)
 
     # --- parameters -------------------------------------------------------------------------------------------
 
@@ -121,13 +121,14 @@ class BetaDistribution(Distribution):
 
         The layer's weights stay, and so does its bias if both options are None.
         """
-        mean, concentration = self._initial_unit_mean, self.initial_concentration
-        if mean is None and concentration is None:
+        mean, at_least = self._initial_unit_mean, self._initial_concentrations
+        if mean is None and at_least is None:
             return
         if mean is None:
             mean = th.full((self.action_dim,), 0.5, dtype=th.float64)
-        at_least = _SOFTPLUS_CONCENTRATION if concentration is None else concentration
-        concentrations = th.clamp(1.2 / th.minimum(mean, 1.0 - mean), min=at_least, max=self.max_concentration)
+        if at_least is None:
+            at_least = th.full((self.action_dim,), _SOFTPLUS_CONCENTRATION, dtype=th.float64)
+        concentrations = th.maximum(1.2 / th.minimum(mean, 1.0 - mean), at_least).clamp(max=self.max_concentration)
         excess_alpha = mean * concentrations - 1.0
         excess_beta = (1.0 - mean) * concentrations - 1.0
         if self.parameterization == "exp":
@@ -360,6 +361,21 @@ def _float32_within(low: np.ndarray, high: np.ndarray) -> tuple[th.Tensor, th.Te
     high32 = np.where(nearest_high > high, np.nextafter(nearest_high, np.float32(-np.inf)), nearest_high)
     empty = low32 > high32
     return th.as_tensor(np.where(empty, nearest_low, low32)), th.as_tensor(np.where(empty, nearest_high, high32))
+
+
+def _checked_concentrations(
+    initial_concentration: float | list[float] | None, n_actions: int, max_concentration: float
+) -> th.Tensor | None:
+    """Return the wanted concentrations, `(n_actions,)`, float64."""
+    if initial_concentration is None:
+        return None
+    numbers = np.asarray(initial_concentration, dtype=object).flatten().tolist()
+    if len(numbers) not in (1, n_actions):
+        raise ValueError(
+            f"initial_concentration must hold 1 or {n_actions} numbers (one per action), got {initial_concentration}"
+        )
+    checked = [finite_number("initial_concentration", number, 2.001, max_concentration) for number in numbers]
+    return th.tensor(checked, dtype=th.float64).expand(n_actions)
 
 
 def _checked_unit_mean(

@@ -481,14 +481,17 @@ class TestParameters:
     @pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
     @pytest.mark.parametrize("margin", [0.0, 0.1])
     @pytest.mark.parametrize("means", [None, [0.2, 3.0]])
-    def test_initial_concentration(self, parameterization: Any, margin: float, means: list[float] | None) -> None:
-        dist = BetaDistribution(
-            box([0.0, -5.0], [1.0, 5.0]), parameterization, means, margin=margin, initial_concentration=20.0
-        )
+    @pytest.mark.parametrize("concentration", [20.0, [20.0, 60.0]])
+    def test_initial_concentration(
+        self, parameterization: Any, margin: float, means: list[float] | None, concentration: float | list[float]
+    ) -> None:
+        space = box([0.0, -5.0], [1.0, 5.0])
+        dist = BetaDistribution(space, parameterization, means, margin=margin, initial_concentration=concentration)
         net = dist.proba_distribution_net(5)
         dist.initialize_bias(net)
         dist.proba_distribution(net(th.zeros(1, 5)))
-        np.testing.assert_allclose(dist.concentration.detach().numpy(), [[20.0, 20.0]], rtol=1e-5)
+        expected = np.broadcast_to(concentration, (1, 2))
+        np.testing.assert_allclose(dist.concentration.detach().numpy(), expected, rtol=1e-5)
         wider_mean = (dist.low + dist.width * dist.alpha / dist.concentration).detach().numpy()
         np.testing.assert_allclose(wider_mean, [means or [0.5, 0.0]], atol=1e-5)
 
@@ -531,6 +534,8 @@ class TestParameters:
             ({"initial_concentration": 2.0}, "initial_concentration must be a number from 2.001 to 10000, got 2.0"),
             ({"initial_concentration": 60.0, "max_concentration": 50.0}, "initial_concentration.* to 50, got 60"),
             ({"initial_concentration": "wide"}, "initial_concentration.*got 'wide'"),
+            ({"initial_concentration": [5.0, 1.0]}, "initial_concentration must be a number from 2.001 to 10000, got 1.0"),
+            ({"initial_concentration": [5.0] * 3}, "initial_concentration must hold 1 or 2 numbers.*5.0, 5.0, 5.0"),
         ],
     )
     def test_bad_options_are_named(self, options: dict[str, Any], words: str) -> None:

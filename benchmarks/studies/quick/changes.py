@@ -1,4 +1,4 @@
-"""What the plan's runs use beside the package: a mirrored view."""
+"""What the plan's runs use beside the package: mirrored views."""
 
 from typing import Any, SupportsFloat
 
@@ -7,14 +7,41 @@ import numpy as np
 
 from sb3_carracing.checks import finite_number
 
-DASHBOARD = 12  # rows at the bottom, which stay as they are
+ROAD = slice(0, 84)  # rows
+# Columns of the dashboard with the bars of steering and rotation. Each grows from its middle to the left or the right.
+BARS = (slice(36, 60), slice(60, 84))
 
 
-class Mirror(gym.Wrapper[Any, Any, Any, Any]):
-    """Mirror some episodes: the road in the observations is flipped, and steering is negated.
+def mirrored(obs: Any) -> Any:
+    """Return observations (..., 96, 96) of CarRacing with left and right exchanged, in the dashboard as well."""
+    result = np.array(obs)
+    result[..., ROAD, :] = obs[..., ROAD, ::-1]
+    for bar in BARS:
+        result[..., ROAD.stop :, bar] = np.flip(obs[..., ROAD.stop :, bar], axis=-1)
+    return result
+
+
+class MirroredView(gym.Wrapper[Any, Any, Any, Any]):
+    """Show mirrored observations and negate the steering, as long as `is_mirrored` is set."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self.is_mirrored = False
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        obs, *others = self.env.step(np.array([-action[0], *action[1:]], action.dtype) if self.is_mirrored else action)
+        return self.seen(obs), *others
+
+    def seen(self, obs: Any) -> Any:
+        """Return what the agent sees."""
+        return mirrored(obs) if self.is_mirrored else obs
+
+
+class Mirror(MirroredView):
+    """Mirror some episodes.
 
     Args:
-        env: CarRacing with observations (..., height, width).
+        env: CarRacing with observations (..., 96, 96).
         rate: Share of the episodes.
     """
 
@@ -22,24 +49,29 @@ class Mirror(gym.Wrapper[Any, Any, Any, Any]):
         super().__init__(env)
         self.rate = finite_number("rate", rate, 0.0, 1.0)
         self._random = np.random.default_rng()
-        self._is_mirrored = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         if seed is not None:
             self._random = np.random.default_rng(seed)
-        self._is_mirrored = bool(self._random.random() < self.rate)
+        self.is_mirrored = bool(self._random.random() < self.rate)
         obs, info = self.env.reset(seed=seed, options=options)
-        return self._seen(obs), info
+        return self.seen(obs), info
 
-    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        if self._is_mirrored:
-            action = np.array([-action[0], *action[1:]], action.dtype)
-        obs, *others = self.env.step(action)
-        return self._seen(obs), *others
 
-    def _seen(self, obs: Any) -> Any:
-        if not self._is_mirrored:
-            return obs
-        obs = np.array(obs)
-        obs[..., :-DASHBOARD, :] = obs[..., :-DASHBOARD, ::-1]
-        return obs
+class RoadToTheLeft(MirroredView):
+    """Mirror every observation in which more road lies to the right, so that the agent needs to learn one side only.
+
+    Args:
+        env: CarRacing with stacked gray observations (frames, 96, 96), the newest last.
+    """
+
+    # Grass is brighter than road: positive products mean that the road lies to the left.
+    _WEIGHTS = np.arange(96) - 47.5
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        obs, info = self.env.reset(seed=seed, options=options)
+        return self.seen(obs), info
+
+    def seen(self, obs: Any) -> Any:
+        self.is_mirrored = bool(obs[-1, ROAD].sum(axis=0, dtype=np.float64) @ self._WEIGHTS < 0.0)
+        return super().seen(obs)

@@ -1,4 +1,4 @@
-"""The plan of trainings with 200,000 frames, and the view that some of them mirror."""
+"""The plan of trainings with 200,000 frames, and the mirrored views of some of them."""
 
 from typing import Any
 
@@ -6,23 +6,62 @@ import gymnasium as gym
 import numpy as np
 
 from benchmarks import tables
-from benchmarks.studies.quick.changes import DASHBOARD, Mirror
+from benchmarks.studies.quick.changes import Mirror, RoadToTheLeft, mirrored
 from benchmarks.studies.quick.run import report, study
-from sb3_carracing.envs.wrappers import Grayscale
+from sb3_carracing.envs.wrappers import ActionRepeat, Grayscale
+
+
+def plain_env() -> gym.Env[Any, Any]:
+    return Grayscale(ActionRepeat(gym.make("CarRacingFast-v3"), frame_skip=4))
+
+
+def stacked_env() -> gym.Env[Any, Any]:
+    return gym.wrappers.FrameStackObservation(plain_env(), 4, padding_type="reset")
 
 
 def mirrored_and_plain(rate: float) -> tuple[gym.Env[Any, Any], gym.Env[Any, Any]]:
-    return Mirror(Grayscale(gym.make("CarRacingFast-v3")), rate), Grayscale(gym.make("CarRacingFast-v3"))
+    return Mirror(plain_env(), rate), plain_env()
 
 
 def test_a_mirrored_drive_is_the_plain_one_in_a_mirror() -> None:
-    mirrored, plain = mirrored_and_plain(1.0)
-    seen, expected = mirrored.reset(seed=5)[0], plain.reset(seed=5)[0]
+    mirror, plain = mirrored_and_plain(1.0)
+    seen, expected = mirror.reset(seed=5)[0], plain.reset(seed=5)[0]
     for _ in range(60):
-        np.testing.assert_array_equal(seen[:-DASHBOARD], expected[:-DASHBOARD, ::-1])
-        np.testing.assert_array_equal(seen[-DASHBOARD:], expected[-DASHBOARD:])
-        seen = mirrored.step(np.array([-0.3, 0.4, 0.0], np.float32))[0]
+        np.testing.assert_array_equal(seen[:84], expected[:84, ::-1])
+        np.testing.assert_array_equal(mirrored(seen), expected)
+        seen = mirror.step(np.array([-0.3, 0.4, 0.0], np.float32))[0]
         expected = plain.step(np.array([0.3, 0.4, 0.0], np.float32))[0]
+
+
+def test_the_bars_of_steering_and_rotation_change_sides() -> None:
+    """A right turn seen in the mirror shows the bars of a left turn, to the pixel but for their rounded ends."""
+    views = []
+    for steering in (0.5, -0.5):
+        env = plain_env()
+        env.reset(seed=5)
+        for _ in range(25):
+            obs = env.step(np.array([steering, 0.3, 0.0], np.float32))[0]
+        views.append(obs[84:, 36:84].astype(int))
+    right, left = views
+    full = np.zeros((12, 96), np.uint8)
+    full[:, 36:84] = right
+    in_the_mirror = mirrored(np.vstack([np.zeros((84, 96), np.uint8), full]))[84:, 36:84].astype(int)
+    assert np.abs(right - left).mean() > 10.0 > 3.0 > np.abs(in_the_mirror - left).mean()
+
+
+def test_the_road_lies_to_the_left_and_a_mirrored_drive_looks_the_same() -> None:
+    one_side, plain = RoadToTheLeft(stacked_env()), stacked_env()
+    seen, raw = one_side.reset(seed=7)[0], plain.reset(seed=7)[0]
+    sides = []
+    for _ in range(150):
+        sides.append(one_side.is_mirrored)
+        left, right = (seen[-1, :84, half].mean() for half in (slice(0, 48), slice(48, 96)))
+        assert left <= right + 5.0  # road is darker than grass
+        np.testing.assert_array_equal(one_side.seen(mirrored(raw)), seen)
+        one_side.seen(raw)  # as after the last step
+        action = np.array([-0.2 if one_side.is_mirrored else 0.2, 0.3, 0.0], np.float32)
+        seen, raw = one_side.step(action)[0], plain.step(np.array([0.2, 0.3, 0.0], np.float32))[0]
+    assert 20 < sum(sides) < 130
 
 
 def test_a_rate_of_0_changes_nothing() -> None:
@@ -33,7 +72,7 @@ def test_a_rate_of_0_changes_nothing() -> None:
 def test_the_share_of_mirrored_episodes_is_the_rate() -> None:
     env, _ = mirrored_and_plain(0.5)
     env.reset(seed=1)
-    flags = [(env.reset(), env._is_mirrored)[1] for _ in range(60)]  # type: ignore[attr-defined]
+    flags = [(env.reset(), env.is_mirrored)[1] for _ in range(60)]  # type: ignore[attr-defined]
     assert 15 < sum(flags) < 45
 
 

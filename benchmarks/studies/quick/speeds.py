@@ -1,0 +1,94 @@
+"""How fast the last agents of the plan's runs drive, with their mean actions and with sampled ones.
+
+    python -m benchmarks.studies.quick.speeds --only rolling_speed_60 --seeds 401
+    python -m benchmarks.studies.quick.speeds --report
+
+Reads the agents in `--logs` and puts a row per track into speeds.csv: the mean speed in units/s, and mean and standard
+deviation of the gas.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+
+from benchmarks import options, tables
+from benchmarks.runner import LOGS, Config, run_id, start_folders
+from benchmarks.studies.quick.run import FIRST_SEED, evaluation_env, study
+from sb3_carracing.agents import read_agent
+from sb3_carracing.runs import read_run
+
+TABLE = "speeds.csv"
+START = 20  # decisions at the start that do not count, as the car is still accelerating
+
+
+def drives(config: Config, folder: Path, tracks: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Drive the tracks with the last agent in a run's folder; yield the rows of the table."""
+    run = read_run(folder, trust=True)
+    model = read_agent(run.agent_file(last=True), run.algo, trust=True)
+    env = evaluation_env(run, config)()
+    for actions in ("deterministic", "sample"):
+        for track in tracks:
+            th.manual_seed(track)
+            obs, _ = env.reset(seed=track)
+            speeds, gas, over = [], [], False
+            while not over:
+                action, _ = model.predict(obs, deterministic=actions == "deterministic")
+                obs, _, terminated, truncated, info = env.step(action)
+                over = terminated or truncated
+                speeds.append(np.hypot(*env.unwrapped.car.hull.linearVelocity))  # type: ignore[attr-defined]
+                gas.append(action[1])
+            yield {
+                **{"actions": actions, "track": track, "score": info["score"], "frames": info["frames"]},
+                **{"speed": round(float(np.mean(speeds[START:])), 2)},
+                **{"gas_mean": round(float(np.mean(gas)), 4), "gas_std": round(float(np.std(gas)), 4)},
+            }
+
+
+def report(folder: Path) -> str:
+    """Return speeds, gas and scores by run as a Markdown table."""
+    whats = {name: entry["what"] for name, entry in tables.read_configs(folder).items()}
+    means = tables.read(folder, TABLE).groupby(["run", "actions"], sort=False).mean().unstack()
+    rows = ["| run | seed | speed, mean action | sampled | gas | its deviation | sampled | score | sampled |"]
+    rows += ["|---" * 9 + "|"]
+    for run, row in means.iterrows():
+        name, _, seed = str(run).rpartition("-")
+        cells = [f"{row[column, kind]:{form}}" for column, kind, form in _CELLS]
+        rows.append(f"| {whats[name]} | {seed} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+_CELLS = [
+    *(("speed", kind, ".0f") for kind in ("deterministic", "sample")),
+    ("gas_mean", "deterministic", ".2f"),
+    *(("gas_std", kind, ".2f") for kind in ("deterministic", "sample")),
+    *(("score", kind, ".0f") for kind in ("deterministic", "sample")),
+]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    out = tables.RESULTS / "quick"
+    parser = options.parser(__doc__, out=out, out_help="folder of the study's tables", seeds=(401, 402, 403))
+    parser.add_argument("--only", nargs="+", metavar="CONFIG", help="configurations (default: all)")
+    parser.add_argument("--logs", type=Path, default=LOGS / "quick", help="where the trainings lie (default: %(default)s)")
+    parser.add_argument("--tracks", type=int, default=12, help="development tracks (default: 12)")
+    parser.add_argument("--report", action="store_true", help="print the table of what is stored and stop")
+    args = parser.parse_args(argv)
+    if args.report:
+        print(report(args.out))
+        return
+    th.set_num_threads(1)
+    tracks = range(FIRST_SEED, FIRST_SEED + args.tracks)
+    for config in study().chosen(args.only):
+        for seed in args.seeds:
+            if starts := start_folders(config, args.logs / config.name / f"seed_{seed}"):
+                tables.add(args.out, {TABLE: list(drives(config, starts[-1], tracks))}, run_id(config, seed))
+                print(run_id(config, seed), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

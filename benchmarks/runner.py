@@ -78,7 +78,7 @@ class Study:
         seed_factor: SB3 gives environment k the seed `--seed` + k: thousands apart, no two runs drive the same tracks.
         first_seed: of the episodes of the evaluation.
         keep_progress: whether progress.csv.gz is wanted.
-        progress_rows: about how many rows per run it has at most, evenly spaced.
+        progress_rows: how many rows per run it has at most, evenly spaced.
         evaluation_env: makes the factory of the environment of the evaluation.
     """
 
@@ -203,6 +203,11 @@ def joined(starts: Sequence[Path], name: str, steps_column: str) -> list[dict[st
     return rows
 
 
+def thinned(rows: list[dict[str, Any]], at_most: int) -> list[dict[str, Any]]:
+    """Return every k-th row from the first one on, with the smallest k that leaves at most so many rows."""
+    return rows[:: max(-(-len(rows) // at_most), 1)]
+
+
 def training_seconds(progress: Iterable[dict[str, str]]) -> float | None:
     """Return the seconds of a training, starts after interruptions added up; None if no rollout logged them."""
     elapsed = [float(row["time/time_elapsed"]) for row in progress if row.get("time/time_elapsed")]
@@ -265,7 +270,7 @@ def make_run(study: Study, config: Config, seed: int, use: Options) -> None:
     tables.write_configs(use.out, {config.name: config.entry()})
     new = {tables.RUNS: [row], tables.EPISODES: episodes, tables.VALIDATION: joined(starts, "evaluations.csv", "steps")}
     if study.keep_progress:
-        new[tables.PROGRESS] = progress[:: len(progress) // study.progress_rows + 1]
+        new[tables.PROGRESS] = thinned(progress, study.progress_rows)
     tables.add(use.out, new, run)
     for start in starts:
         for checkpoint in start.glob("rl_model_*"):

@@ -82,6 +82,15 @@ def test_an_interrupted_agent_is_not_the_trained_one(tmp_path: Path) -> None:
     assert not runner.is_trained(tmp_path / "torn.zip", 64)
 
 
+@pytest.mark.parametrize(("n_rows", "expected"), [(0, 0), (1, 1), (200, 200), (201, 101), (400, 200), (2_500, 193)])
+def test_long_progress_is_thinned_evenly(n_rows: int, expected: int) -> None:
+    rows = [{"steps": str(number)} for number in range(n_rows)]
+    kept = [int(row["steps"]) for row in runner.thinned(rows, 200)]
+    assert len(kept) == expected
+    assert kept[:1] == [0][:n_rows]
+    assert len(set(np.diff(kept))) <= 1
+
+
 def test_seconds_of_starts_add_up() -> None:
     rows = [{"time/time_elapsed": text} for text in ("1.0", "5.0", "", "2.0", "4.0")]
     assert runner.training_seconds(rows) == 9.0

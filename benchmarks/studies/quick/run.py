@@ -20,13 +20,13 @@ import yaml
 
 from benchmarks import runner, tables
 from benchmarks.provenance import ROOT
+from benchmarks.report import LOST, interquartile_mean, markdown
 from benchmarks.runner import Config, Study
 from benchmarks.studies.ablations.plan import read_plan
 from sb3_carracing.pipelines import PipelineEnv, pipeline_env
 from sb3_carracing.runs import Run
 
 FIRST_SEED = 4_000_000
-LOST = 700.0
 
 
 @functools.cache
@@ -67,7 +67,7 @@ def report(folder: Path) -> str:
     runs = tables.read(folder, tables.RUNS).set_index("run")
     runs["median"], runs["laps"] = episodes["score"].median(), episodes["lap"].mean()
     runs["lost"] = episodes["score"].agg(lambda scores: (scores < LOST).mean())
-    rows = ["| change | seeds | mean scores | medians | laps | lost tracks |", "|---|---|---|---|---|---|"]
+    rows = []
     for name, own in runs.sort_values("seed").groupby("config", sort=False):
         cells = [
             ", ".join(map(str, own["seed"])),
@@ -75,15 +75,32 @@ def report(folder: Path) -> str:
             ", ".join(f"{score:.0f}" for score in own["median"]),
             *(", ".join(f"{share:.0%}" for share in own[column]) for column in ("laps", "lost")),
         ]
-        rows.append(f"| {whats[str(name)]} | {' | '.join(cells)} |")
-    return "\n".join(rows)
+        rows.append([whats[str(name)], *cells])
+    return markdown(["change", "seeds", "mean scores", "medians", "laps", "lost tracks"], rows)
+
+
+def report_of_seeds(folder: Path) -> str:
+    """Return a Markdown table per configuration of the test runs: a row per seed, and the interquartile mean of all."""
+    episodes = tables.read(folder, tables.EPISODES).groupby("run")
+    parts = []
+    for name, own in tables.finished(folder).sort_values("seed").groupby("config"):
+        rows = []
+        for run, seed in zip(own["run"], own["seed"], strict=True):
+            tracks = episodes.get_group(run)
+            scores = tracks["score"]
+            shares = [f"{share * 100:.0f} %" for share in (tracks["lap"].mean(), (scores < LOST).mean())]
+            rows.append([f"{seed}", f"{scores.mean():.1f} +- {scores.std(ddof=0):.1f}", f"{scores.median():.0f}", *shares])
+        value, low, high = interquartile_mean(own["score"].to_numpy()[:, None, None])[:, 0]
+        parts.append(f"{name}: interquartile mean {value:.1f} ({low:.1f} to {high:.1f}), median {own['score'].median():.1f}\n")
+        parts.append(markdown(["seed", "score", "median", "laps", "lost tracks"], rows))
+    return "".join(parts)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     argv = sys.argv[1:] if argv is None else list(argv)
     if "--report" in argv:
-        print(report(tables.RESULTS / ("quick_test" if "--test" in argv else "quick")))
+        print(report_of_seeds(tables.RESULTS / "quick_test") if "--test" in argv else report(tables.RESULTS / "quick"))
     elif "--test" in argv:
         argv.remove("--test")
         runner.main(test_study(), __doc__, argv, seeds=(1, 2, 3, 4, 5))

@@ -16,6 +16,7 @@ import numpy as np
 import torch as th
 
 from benchmarks import options, tables
+from benchmarks.report import markdown
 from benchmarks.runner import LOGS, Config, run_id, start_folders
 from benchmarks.studies.quick.run import FIRST_SEED, evaluation_env, study
 from sb3_carracing.agents import read_agent
@@ -52,20 +53,21 @@ def report(folder: Path) -> str:
     """Return speeds, gas and scores by run as a Markdown table."""
     whats = {name: entry["what"] for name, entry in tables.read_configs(folder).items()}
     means = tables.read(folder, TABLE).groupby(["run", "actions"], sort=False).mean().unstack()
-    rows = ["| run | seed | speed, mean action | sampled | gas | its deviation | sampled | score | sampled |"]
-    rows += ["|---" * 9 + "|"]
+    rows = []
     for run, row in means.iterrows():
         name, _, seed = str(run).rpartition("-")
-        cells = [f"{row[column, kind]:{form}}" for column, kind, form in _CELLS]
-        rows.append(f"| {whats[name]} | {seed} | {' | '.join(cells)} |")
-    return "\n".join(rows)
+        rows.append([whats[name], seed, *(f"{row[column, kind]:{form}}" for column, kind, form, _ in _CELLS)])
+    return markdown(["run", "seed", *(heading for *_, heading in _CELLS)], rows)
 
 
 _CELLS = [
-    *(("speed", kind, ".0f") for kind in ("deterministic", "sample")),
-    ("gas_mean", "deterministic", ".2f"),
-    *(("gas_std", kind, ".2f") for kind in ("deterministic", "sample")),
-    *(("score", kind, ".0f") for kind in ("deterministic", "sample")),
+    ("speed", "deterministic", ".0f", "speed, mean action"),
+    ("speed", "sample", ".0f", "sampled"),
+    ("gas_mean", "deterministic", ".2f", "mean gas"),
+    ("gas_std", "deterministic", ".2f", "its deviation, mean action"),
+    ("gas_std", "sample", ".2f", "sampled"),
+    ("score", "deterministic", ".0f", "score, mean action"),
+    ("score", "sample", ".0f", "sampled"),
 ]
 
 

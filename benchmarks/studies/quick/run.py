@@ -4,6 +4,7 @@
     python -m benchmarks.studies.quick.run --only base softplus --seeds 101 102 --tracks 40
     python -m benchmarks.studies.quick.run --report
     python -m benchmarks.studies.quick.run --test --seeds 1 2 3 4 5
+    python -m benchmarks.studies.quick.run --test --report
 
 The last agents drive development tracks with the fast rendering. None of them is a test track. Only `--test` plays those: it
 trains the preset, hyperparams/beta_ppo_quick.yml, and stock PPO with its values and a Gaussian. It has tables of its own.

@@ -16,13 +16,14 @@ import numpy as np
 import torch as th
 
 from benchmarks import options, tables
-from benchmarks.report import markdown
+from benchmarks.report import LOST, markdown
 from benchmarks.runner import LOGS, Config, run_id, start_folders
 from benchmarks.studies.quick.run import FIRST_SEED, evaluation_env, study
 from sb3_carracing.agents import read_agent
 from sb3_carracing.runs import read_run
 
 TABLE = "speeds.csv"
+KINDS = ("deterministic", "sample")
 START = 20  # decisions at the start that do not count, as the car is still accelerating
 
 
@@ -31,7 +32,7 @@ def drives(config: Config, folder: Path, tracks: Sequence[int]) -> Iterator[dict
     run = read_run(folder, trust=True)
     model = read_agent(run.agent_file(last=True), run.algo, trust=True)
     env = evaluation_env(run, config)()
-    for actions in ("deterministic", "sample"):
+    for actions in KINDS:
         for track in tracks:
             th.manual_seed(track)
             obs, _ = env.reset(seed=track)
@@ -50,25 +51,23 @@ def drives(config: Config, folder: Path, tracks: Sequence[int]) -> Iterator[dict
 
 
 def report(folder: Path) -> str:
-    """Return speeds, gas and scores by run as a Markdown table."""
+    """Return a Markdown table with a row per run. Averages are over the tracks that neither kind of action lost."""
     whats = {name: entry["what"] for name, entry in tables.read_configs(folder).items()}
-    means = tables.read(folder, TABLE).groupby(["run", "actions"], sort=False).mean().unstack()
     rows = []
-    for run, row in means.iterrows():
+    for run, own in tables.read(folder, TABLE).groupby("run", sort=False):
+        lost = (own["score"] < LOST).groupby(own["actions"]).sum()
+        is_kept = own.groupby("track")["score"].transform("min") >= LOST
+        kept = own[is_kept].groupby("actions")
+        speed, gas_std = kept["speed"].mean(), kept["gas_std"].mean()
         name, _, seed = str(run).rpartition("-")
-        rows.append([whats[name], seed, *(f"{row[column, kind]:{form}}" for column, kind, form, _ in _CELLS)])
-    return markdown(["run", "seed", *(heading for *_, heading in _CELLS)], rows)
-
-
-_CELLS = [
-    ("speed", "deterministic", ".0f", "speed, mean action"),
-    ("speed", "sample", ".0f", "sampled"),
-    ("gas_mean", "deterministic", ".2f", "mean gas"),
-    ("gas_std", "deterministic", ".2f", "its deviation, mean action"),
-    ("gas_std", "sample", ".2f", "sampled"),
-    ("score", "deterministic", ".0f", "score, mean action"),
-    ("score", "sample", ".0f", "sampled"),
-]
+        rows.append(
+            [whats[name], seed]
+            + [f"{speed[kind]:.1f}" for kind in KINDS]
+            + [f"{gas_std[kind]:.2f}" for kind in KINDS]
+            + [f"{lost[kind]} of {own['track'].nunique()}" for kind in KINDS]
+        )
+    columns = (f"{column}, {kind}" for column in ("speed", "std of gas", "lost") for kind in ("mean", "sampled"))
+    return markdown(["run", "seed", *columns], rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

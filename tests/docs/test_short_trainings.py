@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.report import interquartile_mean
+from benchmarks.studies.quick import speeds
 from benchmarks.studies.quick.run import report, report_of_seeds
 
 ROOT = Path(__file__).parents[2]
@@ -31,3 +32,7 @@ def test_the_tables_of_the_seeds() -> None:
 
 def test_the_development_runs() -> None:
     assert report(RESULTS / "quick").strip() in PAGE
+
+
+def test_the_speeds() -> None:
+    assert speeds.report(RESULTS / "quick").strip() in PAGE

@@ -108,7 +108,11 @@ class BetaDistribution(Distribution):
         unit_mean = _checked_unit_mean(initial_mean, low, high, self.max_concentration)
         self._initial_unit_mean = None if unit_mean is None else (unit_mean + self.margin) / (1.0 + 2.0 * self.margin)
         self.initial_concentration = initial_concentration
-        self._initial_concentrations = _checked_concentrations(initial_concentration, self.action_dim, self.max_concentration)
+        self._least: list[float] = []  # concentrations, one for all actions or one for each
+        if initial_concentration is not None:
+            self._least = _one_per_action("initial_concentration", initial_concentration, self.action_dim)
+        for number in self._least:
+            finite_number("initial_concentration", number, 2.001, self.max_concentration)
 
     # --- parameters -------------------------------------------------------------------------------------------
 
@@ -121,14 +125,14 @@ class BetaDistribution(Distribution):
 
         The layer's weights stay, and so does its bias if both options are None.
         """
-        mean, at_least = self._initial_unit_mean, self._initial_concentrations
-        if mean is None and at_least is None:
+        mean, least = self._initial_unit_mean, self._least
+        if mean is None and not least:
             return
         if mean is None:
             mean = th.full((self.action_dim,), 0.5, dtype=th.float64)
-        if at_least is None:
-            at_least = th.full((self.action_dim,), _SOFTPLUS_CONCENTRATION, dtype=th.float64)
-        concentrations = th.maximum(1.2 / th.minimum(mean, 1.0 - mean), at_least).clamp(max=self.max_concentration)
+        required = 1.2 / th.minimum(mean, 1.0 - mean)
+        concentrations = th.maximum(required, required.new_tensor(least or [_SOFTPLUS_CONCENTRATION]))
+        concentrations.clamp_(max=self.max_concentration)
         excess_alpha = mean * concentrations - 1.0
         excess_beta = (1.0 - mean) * concentrations - 1.0
         if self.parameterization == "exp":
@@ -363,19 +367,12 @@ def _float32_within(low: np.ndarray, high: np.ndarray) -> tuple[th.Tensor, th.Te
     return th.as_tensor(np.where(empty, nearest_low, low32)), th.as_tensor(np.where(empty, nearest_high, high32))
 
 
-def _checked_concentrations(
-    initial_concentration: float | list[float] | None, n_actions: int, max_concentration: float
-) -> th.Tensor | None:
-    """Return the wanted concentrations, `(n_actions,)`, float64."""
-    if initial_concentration is None:
-        return None
-    numbers = np.asarray(initial_concentration, dtype=object).flatten().tolist()
+def _one_per_action(name: str, value: float | list[float], n_actions: int) -> list[float]:
+    """Return the numbers of an option that takes one for all actions or one for each."""
+    numbers: list[float] = np.asarray(value, dtype=object).flatten().tolist()
     if len(numbers) not in (1, n_actions):
-        raise ValueError(
-            f"initial_concentration must hold 1 or {n_actions} numbers (one per action), got {initial_concentration}"
-        )
-    checked = [finite_number("initial_concentration", number, 2.001, max_concentration) for number in numbers]
-    return th.tensor(checked, dtype=th.float64).expand(n_actions)
+        raise ValueError(f"{name} must hold 1 or {n_actions} numbers (one per action), got {value}")
+    return numbers
 
 
 def _checked_unit_mean(
@@ -384,9 +381,7 @@ def _checked_unit_mean(
     """Return the wanted mean in the unit interval, `(n_actions,)`, float64."""
     if initial_mean is None:
         return None
-    mean = np.asarray(initial_mean, dtype=np.float64).flatten()
-    if mean.size not in (1, low.size):
-        raise ValueError(f"initial_mean must hold 1 or {low.size} numbers (one per action), got {initial_mean}")
+    mean = np.asarray(_one_per_action("initial_mean", initial_mean, low.size), dtype=np.float64)
     unit = (mean - low) / (high - low)
     margin = 1e-3 - 1e-9  # so that exactly 0.1 % survives rounding
     if not np.all((unit >= margin) & (unit <= 1.0 - margin)):

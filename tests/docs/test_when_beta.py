@@ -58,11 +58,12 @@ def test_equal_values(task: str) -> None:
     assert f"| {spread['exp']} | {spread['gaussian']} |" in PAGE
 
 
-def test_values_of_rl_zoo3() -> None:
+@pytest.mark.parametrize("task", ["Pendulum-v1", "MountainCarContinuous-v0"])
+def test_values_of_rl_zoo3(task: str) -> None:
     runs = pd.read_csv(RESULTS / "beta_or_gaussian/runs.csv")
     cells = []
     for algorithm in ("beta_ppo", "ppo"):
-        low, median, high = runs[runs.config == f"{algorithm}_Pendulum-v1"].score.quantile([0.25, 0.5, 0.75])
+        low, median, high = runs[runs.config == f"{algorithm}_{task}"].score.quantile([0.25, 0.5, 0.75])
         cells.append(f"{median:.1f} ({low:.1f} to {high:.1f})")
     assert f"| {' | '.join(cells)} |" in PAGE
 

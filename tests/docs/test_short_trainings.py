@@ -14,12 +14,20 @@ RESULTS = ROOT / "benchmarks" / "results"
 PAGE = (ROOT / "docs" / "short_trainings.md").read_text()
 
 
-@pytest.mark.parametrize(("config", "n_seeds"), [("quick", 10), ("quick_gaussian", 5), ("quick_candidate", 8)])
-def test_the_fresh_seeds(config: str, n_seeds: int) -> None:
+@pytest.mark.parametrize(
+    ("config", "seeds"), [("quick", range(1, 11)), ("quick_gaussian", range(1, 6)), ("quick_candidate", range(11, 19))]
+)
+def test_the_fresh_seeds(config: str, seeds: range) -> None:
     runs = pd.read_csv(RESULTS / "quick_test" / "runs.csv")
-    scores = runs[runs["config"] == config].sort_values("seed")["score"].to_numpy()
-    assert len(scores) == n_seeds
-    value, low, high = interquartile_mean(scores[:, None, None])[:, 0]
+    own = runs[runs["config"] == config].sort_values("seed")
+    assert own["seed"].tolist() == list(seeds)
+    episodes = pd.read_csv(RESULTS / "quick_test" / "episodes.csv").groupby("run")
+    for run, seed in zip(own["run"], own["seed"], strict=True):
+        tracks = episodes.get_group(run)
+        mean, std, median = tracks["score"].mean(), tracks["score"].std(ddof=0), tracks["score"].median()
+        laps, lost = tracks["lap"].mean(), (tracks["score"] < 700).mean()
+        assert f"| {seed} | {mean:.1f} +- {std:.1f} | {median:.0f} | {laps:.0%} | {lost:.0%} |".replace("%", " %") in PAGE
+    value, low, high = interquartile_mean(own["score"].to_numpy()[:, None, None])[:, 0]
     flat = " ".join(PAGE.split())
     assert f"{value:.1f} (95 % interval {low:.1f} to {high:.1f})" in flat or f"{value:.1f} ({low:.1f} to {high:.1f})" in flat
 

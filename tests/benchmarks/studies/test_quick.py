@@ -29,12 +29,14 @@ def test_a_mirrored_drive_is_the_plain_one_in_a_mirror() -> None:
     for _ in range(60):
         np.testing.assert_array_equal(seen[:84], expected[:84, ::-1])
         np.testing.assert_array_equal(mirrored(seen), expected)
+        for unchanged in (slice(0, 36), slice(84, 96)):
+            np.testing.assert_array_equal(seen[84:, unchanged], expected[84:, unchanged])
         seen = mirror.step(np.array([-0.3, 0.4, 0.0], np.float32))[0]
         expected = plain.step(np.array([0.3, 0.4, 0.0], np.float32))[0]
 
 
 def test_the_bars_of_steering_and_rotation_change_sides() -> None:
-    """A right turn seen in the mirror shows the bars of a left turn, to the pixel but for their rounded ends."""
+    """A right turn seen in the mirror shows the bars of a left turn, except for the rounding at their ends."""
     views = []
     for steering in (0.5, -0.5):
         env = plain_env()

@@ -39,7 +39,7 @@ _KEEP_NOTHING = {
     "stable_baselines3.common.monitor.Monitor",
     *(
         f"sb3_carracing.envs.wrappers.{name}"
-        for name in ("FrameLimit", "ActionRepeat", "SignedPedals", "ScaleReward", "Grayscale", "Crop")
+        for name in ("FrameLimit", "ActionRepeat", "SignedPedals", "ScaleReward", "Grayscale", "Contrast", "Crop")
     ),
 }
 

@@ -26,6 +26,9 @@ from sb3_carracing.envs.fast.renderer import Observation
 from sb3_carracing.envs.training_rules import GRASS_RULES, MAX_FRAMES
 from sb3_carracing.errors import UserError
 
+GRAY_ROAD, GRAY_GRASS = 102, 162
+"""Gray levels of the road and of the darker grass in `CarRacing-v3`."""
+
 Env = gym.Env[Any, Any]
 Step = tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]
 
@@ -38,7 +41,7 @@ _TRANSPARENT = _OF_GYM_MAKE | {
     "sb3_carracing.envs.wrappers.ActionRepeat",
     "sb3_carracing.envs.wrappers.SignedPedals",
 }
-_TRANSFORM_OBSERVATIONS = {"sb3_carracing.envs.wrappers.Grayscale", "sb3_carracing.envs.wrappers.Crop"}
+_TRANSFORM_OBSERVATIONS = {f"sb3_carracing.envs.wrappers.{name}" for name in ("Grayscale", "Contrast", "Crop")}
 
 
 def _car_racing_below(env: Env, transparent: Collection[str]) -> CarRacing | None:
@@ -159,6 +162,39 @@ class Grayscale(gym.ObservationWrapper[Observation, Any, Any], RecordConstructor
         """Return the observation in gray, or any array of its shape if it is not used."""
         assert self._car_racing is not None
         return self._car_racing.observation(grayscale=True) if self._car_racing.asked.drawn else undrawn[..., 0]
+
+
+class Contrast(gym.ObservationWrapper[Observation, Any, Any], RecordConstructorArgs):
+    """Spread the gray levels between road and grass, which are most of what an agent needs to tell apart.
+
+    In gray, the road has level 102 and the grass 162 or 177, so that both use a quarter of the range. This maps 102 to `road`
+    and 162 to `grass`. Levels below, between and above them are spread evenly over what is left, from 0 to 255.
+
+    Args:
+        env: An environment with gray observations (H, W), such as `Grayscale` around a CarRacing.
+        road: Level of the road, 0 to 255.
+        grass: Level of the grass, `road` to 255.
+
+    Example:
+        >>> env = Contrast(Grayscale(gym.make("CarRacing-v3")))
+        >>> env.observation_space.shape
+        (96, 96)
+    """
+
+    def __init__(self, env: Env, road: int = 64, grass: int = 235) -> None:
+        RecordConstructorArgs.__init__(self, road=road, grass=grass)
+        space = _image_space(env, "Contrast")
+        if len(space.shape) != 2:
+            raise UserError(f"Contrast needs gray observations of shape (height, width), got the observation space {space}")
+        super().__init__(env)
+        self.road = whole_number("road", road, 0, 255)
+        self.grass = whole_number("grass", grass, self.road, 255)
+        levels = np.interp(np.arange(256), [0, GRAY_ROAD, GRAY_GRASS, 255], [0, self.road, self.grass, 255])
+        self._levels = np.rint(levels).astype(np.uint8)
+
+    def observation(self, observation: Observation) -> Observation:
+        """Return the observation with the levels exchanged."""
+        return self._levels[observation]
 
 
 class FrameLimit(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):

@@ -23,7 +23,16 @@ from stable_baselines3.common.monitor import Monitor
 import sb3_carracing  # noqa: F401  (registers the ids)
 from sb3_carracing.envs import wrappers
 from sb3_carracing.envs.car_racing import CarRacing, off_road, to_gray
-from sb3_carracing.envs.wrappers import ActionRepeat, Crop, FrameLimit, GrassPenalty, Grayscale, ScaleReward, SignedPedals
+from sb3_carracing.envs.wrappers import (
+    ActionRepeat,
+    Contrast,
+    Crop,
+    FrameLimit,
+    GrassPenalty,
+    Grayscale,
+    ScaleReward,
+    SignedPedals,
+)
 
 GAS = np.array([0.0, 1.0, 0.0], np.float32)
 
@@ -130,11 +139,11 @@ def test_ids_draw_once_a_step(env_id: str, drawings: list[str]) -> None:
 
 
 def test_crop_below_action_repeat_draws_once_a_step_too(drawings: list[str]) -> None:
-    env = ActionRepeat(Crop(Grayscale(ours()), 0, 84, 6, 90), 8)
+    env = ActionRepeat(Crop(Contrast(Grayscale(ours())), 0, 84, 6, 90), 8)
     env.reset(seed=0)
     env.step(GAS)
     assert len(drawings) == 2
-    episodes_equal(env, ActionRepeat(Crop(Grayscale(theirs()), 0, 84, 6, 90), 8))
+    episodes_equal(env, ActionRepeat(Crop(Contrast(Grayscale(theirs())), 0, 84, 6, 90), 8))
 
 
 def test_a_wrapper_that_counts_frames_still_counts_frames(drawings: list[str]) -> None:
@@ -421,6 +430,44 @@ def test_crop_refuses_what_is_no_image() -> None:
         Crop(gym.make("Pendulum-v1"), 0, 1, 0, 1)
 
 
+# Contrast
+
+
+@pytest.mark.parametrize("make", [theirs, ours])
+def test_contrast_moves_road_and_grass_apart(make: Any) -> None:
+    env, plain = Contrast(Grayscale(make())), Grayscale(make())
+    assert env.observation_space == plain.observation_space
+    seen, gray = env.reset(seed=0)[0], plain.reset(seed=0)[0]
+    for _ in range(60):  # beyond the opening zoom
+        seen, gray = env.step(GAS)[0], plain.step(GAS)[0]
+    assert seen.dtype == np.uint8
+    order = np.argsort(gray[:84], axis=None)
+    assert (np.diff(seen[:84].ravel()[order].astype(int)) >= 0).all()  # the order of the levels stays
+    on_track, on_grass = np.abs(gray.astype(int) - 102) < 5, np.abs(gray.astype(int) - 170) < 12  # two greens: 162 and 177
+    assert min(on_track.sum(), on_grass.sum()) > 500
+    assert abs(np.median(seen[on_track]) - 64) < 5
+    assert abs(np.median(seen[on_grass]) - 235) < 10
+
+
+def test_contrast_keeps_black_and_white() -> None:
+    env = Contrast(Flicker(shape=(20, 30)), road=10, grass=10)
+    observations = np.array([[0, 51, 102, 162, 255]], np.uint8)
+    assert env.observation(observations).tolist() == [[0, 5, 10, 10, 255]]
+
+
+@pytest.mark.parametrize(
+    ("road", "grass", "message"), [(-1, 5, "road"), (64, 63, "grass"), (64, 256, "grass"), ("a", 5, "road")]
+)
+def test_contrast_refuses_levels(road: Any, grass: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"{message} must be"):
+        Contrast(Flicker(shape=(20, 30)), road, grass)
+
+
+def test_contrast_refuses_colors() -> None:
+    with pytest.raises(ValueError, match=r"Contrast needs gray observations of shape \(height, width\)"):
+        Contrast(Flicker())
+
+
 # GrassPenalty, ScaleReward, SignedPedals
 
 
@@ -517,7 +564,7 @@ def test_examples_in_the_docstrings() -> None:
 
 def all_wrapped(env: gym.Env) -> gym.Env:
     env = ActionRepeat(GrassPenalty(SignedPedals(env), 0.1), 4)
-    return FrameStackObservation(ScaleReward(Crop(Grayscale(env), 0, 84, 6, 90), 0.1), 4, padding_type="reset")
+    return FrameStackObservation(ScaleReward(Crop(Contrast(Grayscale(env)), 0, 84, 6, 90), 0.1), 4, padding_type="reset")
 
 
 @pytest.mark.parametrize("make", [theirs, ours])

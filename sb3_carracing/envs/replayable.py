@@ -37,9 +37,10 @@ _KEEP_NOTHING = {
     "gymnasium.wrappers.common.PassiveEnvChecker",
     "gymnasium.wrappers.common.OrderEnforcing",
     "stable_baselines3.common.monitor.Monitor",
+    "sb3_carracing.envs.pedals.SignedPedals",
     *(
         f"sb3_carracing.envs.wrappers.{name}"
-        for name in ("FrameLimit", "ActionRepeat", "SignedPedals", "ScaleReward", "Grayscale", "Contrast", "Crop")
+        for name in ("FrameLimit", "ActionRepeat", "ScaleReward", "Grayscale", "Contrast", "Crop")
     ),
 }
 

@@ -18,16 +18,28 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.wrappers import TimeLimit
-from numpy.typing import NDArray
 
 from sb3_carracing.checks import finite_number, one_of, whole_number
 from sb3_carracing.envs.car_racing import CarRacing, mostly_green, off_road, to_gray
 from sb3_carracing.envs.fast.renderer import Observation
+from sb3_carracing.envs.pedals import SignedPedals, TargetSpeed
 from sb3_carracing.envs.training_rules import GRASS_RULES, MAX_FRAMES
 from sb3_carracing.errors import UserError
 
 GRAY_ROAD, GRAY_GRASS = 102, 162
 """Gray levels of the road and of the darker grass in `CarRacing-v3`."""
+
+__all__ = [
+    "ActionRepeat",
+    "Contrast",
+    "Crop",
+    "FrameLimit",
+    "GrassPenalty",
+    "Grayscale",
+    "ScaleReward",
+    "SignedPedals",
+    "TargetSpeed",
+]
 
 Env = gym.Env[Any, Any]
 Step = tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]
@@ -39,7 +51,7 @@ _TRANSPARENT = _OF_GYM_MAKE | {
     "stable_baselines3.common.monitor.Monitor",
     "sb3_carracing.envs.wrappers.FrameLimit",
     "sb3_carracing.envs.wrappers.ActionRepeat",
-    "sb3_carracing.envs.wrappers.SignedPedals",
+    "sb3_carracing.envs.pedals.SignedPedals",
 }
 _TRANSFORM_OBSERVATIONS = {f"sb3_carracing.envs.wrappers.{name}" for name in ("Grayscale", "Contrast", "Crop")}
 
@@ -316,27 +328,3 @@ class ScaleReward(gym.RewardWrapper[Any, Any], RecordConstructorArgs):
     def reward(self, reward: SupportsFloat) -> float:
         """Return the scaled reward."""
         return float(reward) * self.scale
-
-
-class SignedPedals(gym.ActionWrapper[Any, NDArray[np.float32], Any], RecordConstructorArgs):
-    """Drive CarRacing with two actions in [-1, 1]: steering, and one pedal with gas above zero and brake below.
-
-    On average an untrained policy then neither brakes nor accelerates. With three actions its mean brake is one half.
-
-    Example:
-        >>> env = SignedPedals(gym.make("CarRacing-v3"))
-        >>> env.action_space.shape
-        (2,)
-    """
-
-    def __init__(self, env: Env) -> None:
-        RecordConstructorArgs.__init__(self)
-        if not isinstance(env.action_space, spaces.Box) or env.action_space.shape != (3,):
-            raise UserError(f"SignedPedals needs three continuous actions, got the action space {env.action_space}")
-        super().__init__(env)
-        self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
-
-    def action(self, action: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Turn (steering, pedal) into (steering, gas, brake)."""
-        steering, pedal = action
-        return np.array([steering, max(pedal, 0.0), max(-pedal, 0.0)], dtype=np.float32)

@@ -216,6 +216,22 @@ def test_bars_and_digits_are_gymnasiums_for_any_values() -> None:
     pygame.font.init()
 
 
+def test_the_bar_shows_the_speed() -> None:
+    rng = np.random.default_rng(0)
+    pair = Pair(1)
+    errors = []
+    for _ in range(40):
+        speed = float(rng.uniform(3.0, 130.0))  # a shorter bar ends in its lowest row
+        place_anywhere(pair.env, rng, 2.0)
+        angle = rng.uniform(-np.pi, np.pi)
+        assert pair.env.car is not None
+        pair.env.car.hull.linearVelocity = (speed * np.cos(angle), speed * np.sin(angle))
+        errors += [dashboard.shown_speed(observation[84:]) - speed for observation in pair.observations()]
+    assert np.abs(errors).max() < 1.5
+    assert abs(np.mean(errors)) < 0.2
+    assert dashboard.shown_speed(np.zeros((12, 96), np.uint8)) == 0.0
+
+
 @pytest.mark.parametrize("score", [0.0, -0.4, 7.6, -12.0, 123.4, 899.5, 999.9, -100.0])
 def test_digits_are_gymnasiums(score: float) -> None:
     pair = Pair(1)

@@ -21,8 +21,9 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
 import sb3_carracing  # noqa: F401  (registers the ids)
-from sb3_carracing.envs import wrappers
+from sb3_carracing.envs import pedals, wrappers
 from sb3_carracing.envs.car_racing import CarRacing, off_road, to_gray
+from sb3_carracing.envs.fast.dashboard import shown_speed
 from sb3_carracing.envs.wrappers import (
     ActionRepeat,
     Contrast,
@@ -32,6 +33,7 @@ from sb3_carracing.envs.wrappers import (
     Grayscale,
     ScaleReward,
     SignedPedals,
+    TargetSpeed,
 )
 
 GAS = np.array([0.0, 1.0, 0.0], np.float32)
@@ -553,13 +555,84 @@ def test_signed_pedals_refuse(env: gym.Env) -> None:
         SignedPedals(env)
 
 
+# TargetSpeed
+
+
+@pytest.mark.parametrize("make", [theirs, ours])
+@pytest.mark.parametrize("view", [lambda env: env, Grayscale])
+def test_target_speed_brings_the_car_to_its_speed(make: Any, view: Any) -> None:
+    env: Any = TargetSpeed(view(ActionRepeat(make(), 4)), slowest=10.0, fastest=90.0)
+    assert env.action_space == spaces.Box(-1.0, 1.0, (2,), np.float32)
+    env.reset(seed=0)
+    for wanted, target in [(0.0, 50.0), (-1.0, 10.0), (-0.5, 30.0)]:  # faster, firm braking, faster
+        for _ in range(25):
+            env.step(np.array([0.0, wanted], np.float32))
+        assert abs(np.hypot(*env.unwrapped.car.hull.linearVelocity) - target) < 4.0
+
+
+def test_target_speed_leaves_the_steering_and_presses_one_pedal() -> None:
+    pressed: list[np.ndarray] = []
+
+    class Noted(gym.ActionWrapper):
+        def action(self, action: Any) -> Any:
+            pressed.append(action)
+            return action
+
+    env = TargetSpeed(Noted(ours()), band=5.0)
+    env.reset(seed=0)
+    for wanted in (0.2, 1.0, -1.0, 0.0):
+        for _ in range(12):
+            env.step(np.array([-0.7, wanted], np.float32))
+    steering, gas, brake = np.array(pressed).T
+    assert np.allclose(steering, -0.7)
+    assert (gas * brake == 0.0).all()
+    assert (gas.min(), gas.max(), brake.min()) == (0.0, 1.0, 0.0)
+    assert 0.2 < brake.max() < 0.9  # from 0.9 on the wheels lock
+
+
+def test_target_speed_knows_the_latest_observation() -> None:
+    env: Any = TargetSpeed(Grayscale(ours()))
+    env.reset(seed=0)
+    slow, target = env.step(np.array([0.0, 1.0], np.float32))[0], np.array([0.0, -0.2], np.float32)
+    assert shown_speed(slow[84:]) < 10.0
+    env.unwrapped.car.hull.linearVelocity = (0.0, 70.0)  # not yet on the dashboard: 40 is still faster
+    env.step(target)
+    assert [wheel.brake for wheel in env.unwrapped.car.wheels] == [0.0] * 4
+    env.step(target)
+    assert min(wheel.brake for wheel in env.unwrapped.car.wheels) > 0.0
+
+
+def test_target_speed_draws_once_a_step(drawings: list[str]) -> None:
+    env = TargetSpeed(Grayscale(ActionRepeat(ours(), 8)))
+    env.reset(seed=0)
+    for _ in range(3):
+        env.step(np.array([0.0, 0.5], np.float32))
+    assert len(drawings) == 1 + 3
+
+
+@pytest.mark.parametrize(
+    ("make", "keywords", "message"),
+    [
+        (lambda: theirs(continuous=False), {}, "TargetSpeed needs three continuous actions"),
+        (lambda: Crop(ours(), 0, 84, 0, 96), {}, r"needs observations of shape \(96, 96\) or \(96, 96, 3\)"),
+        (lambda: FrameStackObservation(Grayscale(ours()), 4), {}, r"needs observations of shape \(96, 96\) or"),
+        (ours, {"slowest": -1.0}, "slowest must be .*got -1.0"),
+        (ours, {"slowest": 50.0, "fastest": 49.0}, "fastest must be .*got 49.0"),
+        (ours, {"band": 0.0}, "band must be .*got 0.0"),
+    ],
+)
+def test_target_speed_refuses(make: Any, keywords: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TargetSpeed(make(), **keywords)
+
+
 # All of them
 
 
 def test_examples_in_the_docstrings() -> None:
-    failed, attempted = doctest.testmod(wrappers)
-    assert failed == 0
-    assert attempted > 10
+    results = [doctest.testmod(module) for module in (wrappers, pedals)]
+    assert sum(result.failed for result in results) == 0
+    assert min(result.attempted for result in results) > 4
 
 
 def all_wrapped(env: gym.Env) -> gym.Env:
@@ -567,10 +640,16 @@ def all_wrapped(env: gym.Env) -> gym.Env:
     return FrameStackObservation(ScaleReward(Crop(Contrast(Grayscale(env)), 0, 84, 6, 90), 0.1), 4, padding_type="reset")
 
 
+def quick_preset(env: gym.Env) -> gym.Env:
+    env = Contrast(TargetSpeed(Grayscale(ActionRepeat(env, 4)), fastest=90.0), grass=230)
+    return FrameStackObservation(env, 4, padding_type="reset")
+
+
 @pytest.mark.parametrize("make", [theirs, ours])
-def test_specs_and_copies(make: Any, drawings: list[str]) -> None:
+@pytest.mark.parametrize("wrapped", [all_wrapped, quick_preset])
+def test_specs_and_copies(make: Any, wrapped: Any, drawings: list[str]) -> None:
     """Gymnasium makes the whole stack again from its spec; SB3 and tuning copy and pickle it."""
-    env: Any = all_wrapped(make())
+    env: Any = wrapped(make())
     twins = [gym.make(env.spec), copy.deepcopy(env), pickle.loads(pickle.dumps(env))]
     first, _ = env.reset(seed=9)
     following, reward, *_ = env.step(np.array([0.1, 0.9], np.float32))

@@ -33,6 +33,7 @@ UPRIGHT = (  # place, height at value 1 [window pixels], color: speed of the car
     (9, 0.2, (51, 0, 255)),
     (10, 0.2, (51, 0, 255)),
 )
+SPEED_COLUMNS = slice(12, 15)  # pixels that the bar of the speed, and no other, covers
 STEERING = (500, -250.0, (0, 255, 0))  # window column of value 0, window pixels per radian, color
 TURNING = (750, -20.0, (255, 0, 0))  # likewise, window pixels per rad/s
 REACH = 250  # largest extent of these two to either side [window pixels]
@@ -60,6 +61,19 @@ def darkened(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the whole levels that colors (..., 3), 0 to 255, have after gymnasium's shrinking."""
     colors: NDArray[np.float64] = np.maximum(np.trunc(rgb) - shrinking_loss(), 0.0)
     return colors
+
+
+def shown_speed(strip: Strip) -> float:
+    """Return the car's speed [units/s] that a dashboard's white bar shows, exact to 1.25 units/s.
+
+    Args:
+        strip: Last rows of the observation, (12, 96) or (12, 96, 3).
+    """
+    bar = strip[:, SPEED_COLUMNS] if strip.ndim == 2 else strip[:, SPEED_COLUMNS, 0]
+    pixels = float(bar.sum()) / (255 - shrinking_loss())
+    window_rows = pixels * (WINDOW_ROWS / ROWS) * (WINDOW_COLUMNS / COLUMNS) / (BAR + 1)  # a bar covers its last column, too
+    # It also covers the row of its foot, and ends somewhere in its highest row.
+    return max((window_rows - 1.5) / UPRIGHT[0][1], 0.0)
 
 
 class UprightBar(NamedTuple):

@@ -1,0 +1,104 @@
+"""Wrappers that let an agent drive CarRacing with two actions instead of three. `sb3_carracing.envs.wrappers` exports them."""
+
+from typing import Any, SupportsFloat
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
+from numpy.typing import NDArray
+
+from sb3_carracing.checks import finite_number
+from sb3_carracing.envs.fast.dashboard import ROWS, shown_speed
+from sb3_carracing.errors import UserError
+
+FIRM_BRAKE = 0.8  # from 0.9 on the wheels lock
+
+Env = gym.Env[Any, Any]
+Step = tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]
+
+
+def _check_pedals(env: Env, wrapper: str) -> None:
+    """Raise UserError if the environment does not take the actions (steering, gas, brake)."""
+    if not isinstance(env.action_space, spaces.Box) or env.action_space.shape != (3,):
+        raise UserError(f"{wrapper} needs three continuous actions, got the action space {env.action_space}")
+
+
+class SignedPedals(gym.ActionWrapper[Any, NDArray[np.float32], Any], RecordConstructorArgs):
+    """Drive CarRacing with two actions in [-1, 1]: steering, and one pedal with gas above zero and brake below.
+
+    On average an untrained policy then neither brakes nor accelerates. With three actions its mean brake is one half.
+
+    Example:
+        >>> env = SignedPedals(gym.make("CarRacing-v3"))
+        >>> env.action_space.shape
+        (2,)
+    """
+
+    def __init__(self, env: Env) -> None:
+        RecordConstructorArgs.__init__(self)
+        _check_pedals(env, "SignedPedals")
+        super().__init__(env)
+        self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    def action(self, action: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Turn (steering, pedal) into (steering, gas, brake)."""
+        steering, pedal = action
+        return np.array([steering, max(pedal, 0.0), max(-pedal, 0.0)], dtype=np.float32)
+
+
+class TargetSpeed(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Drive CarRacing with two actions in [-1, 1]: steering, and the speed to drive at.
+
+    A proportional controller presses gas or brake. It reads the car's speed from the white bar on the dashboard of the latest
+    observation, so it knows only what the agent sees. Put it around `ActionRepeat` and `Grayscale`, and put wrappers that
+    change gray levels, crop or stack around it.
+
+    Noise of a target hardly reaches the speed, while noise of the gas slows the car: CarRacing raises the gas by at most 0.1
+    per frame and lowers it at once.
+
+    Args:
+        env: CarRacing with actions (steering, gas, brake) and observations (96, 96) or (96, 96, 3).
+        slowest: Target speed for action -1 [units/s].
+        fastest: Target speed for action 1 [units/s]. At full gas the car drives at about 100.
+        band: Distance from the target from which on a pedal is pressed fully [units/s].
+
+    Example:
+        >>> env = TargetSpeed(gym.make("CarRacing-v3"))
+        >>> observation, info = env.reset(seed=0)
+        >>> for _ in range(100):
+        ...     observation, *_ = env.step(np.array([0.0, 0.0], np.float32))
+        >>> bool(40 < np.hypot(*env.unwrapped.car.hull.linearVelocity) < 55)
+        True
+    """
+
+    def __init__(self, env: Env, slowest: float = 0.0, fastest: float = 100.0, band: float = 20.0) -> None:
+        RecordConstructorArgs.__init__(self, slowest=slowest, fastest=fastest, band=band)
+        _check_pedals(env, "TargetSpeed")
+        if env.observation_space.shape not in ((96, 96), (96, 96, 3)):
+            raise UserError(
+                "TargetSpeed reads the dashboard and needs observations of shape (96, 96) or (96, 96, 3), got the observation "
+                f"space {env.observation_space}"
+            )
+        super().__init__(env)
+        self.slowest = finite_number("slowest", slowest, 0.0)
+        self.fastest = finite_number("fastest", fastest, self.slowest)
+        self.band = finite_number("band", band, 1.0)
+        self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+        self._speed = 0.0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Return what `env` returns."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._speed = shown_speed(observation[-ROWS:])
+        return observation, info
+
+    def step(self, action: NDArray[np.float32]) -> Step:
+        """Return what `env` returns for the pedals that bring the car to the target speed."""
+        steering, wanted = action
+        target = self.slowest + (self.fastest - self.slowest) * (float(wanted) + 1.0) / 2.0
+        pedal = (target - self._speed) / self.band
+        pedals = [steering, np.clip(pedal, 0.0, 1.0), np.clip(-pedal, 0.0, FIRM_BRAKE)]
+        observation, reward, terminated, truncated, info = self.env.step(np.array(pedals, np.float32))
+        self._speed = shown_speed(observation[-ROWS:])
+        return observation, reward, terminated, truncated, info

@@ -39,9 +39,9 @@ class Agent:
 
 
 AGENTS = [
-    Agent("BetaPPO, quick preset", "quick_test", "quick"),
-    Agent("BetaPPO, preset", "presets", "default"),
-    Agent("stock PPO, quick preset with a Gaussian", "quick_test", "quick_gaussian"),
+    Agent("BetaPPO, preset", "quick_test", "quick"),
+    Agent("BetaPPO, longest training", "presets", "best"),
+    Agent("stock PPO, preset with a Gaussian", "quick_test", "quick_gaussian"),
     Agent("stock PPO, an earlier preset with a Gaussian", "peers", "ppo_gaussian"),
     Agent("stock PPO, rl-zoo3's values", "peers", "ppo_zoo"),
     Agent("the blog implementation", "ablations", "blog_published"),

@@ -12,8 +12,6 @@ from sb3_carracing.checks import finite_number
 from sb3_carracing.envs.fast.dashboard import ROWS, shown_speed
 from sb3_carracing.errors import UserError
 
-FIRM_BRAKE = 0.8  # from 0.9 on the wheels lock
-
 Env = gym.Env[Any, Any]
 Step = tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]
 
@@ -51,29 +49,32 @@ class TargetSpeed(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Drive CarRacing with two actions in [-1, 1]: steering, and the speed to drive at.
 
     A proportional controller presses gas or brake. It reads the car's speed from the white bar on the dashboard of the latest
-    observation, so it knows only what the agent sees. Put it around `ActionRepeat` and `Grayscale`, and put wrappers that
-    change gray levels, crop or stack around it.
+    observation, so it knows only what the agent sees. Put this wrapper around `ActionRepeat` and `Grayscale`, and put wrappers
+    that change gray levels, crop or stack around this one.
 
-    Noise of a target hardly reaches the speed, while noise of the gas slows the car: CarRacing raises the gas by at most 0.1
-    per frame and lowers it at once.
+    Noise of the target hardly reaches the speed. Noise of the gas slows the car: CarRacing raises the gas by at most 0.1 per
+    frame and lowers it at once.
 
     Args:
         env: CarRacing with actions (steering, gas, brake) and observations (96, 96) or (96, 96, 3).
         slowest: Target speed for action -1 [units/s].
         fastest: Target speed for action 1 [units/s]. At full gas the car drives at about 100.
-        band: Distance from the target from which on a pedal is pressed fully [units/s].
+        band: The gas, or the brake, is the distance from the target divided by this [units/s].
+        brake: The most that the controller brakes, 0 to 1. Firm braking in a turn makes the car spin.
 
     Example:
         >>> env = TargetSpeed(gym.make("CarRacing-v3"))
         >>> observation, info = env.reset(seed=0)
         >>> for _ in range(100):
         ...     observation, *_ = env.step(np.array([0.0, 0.0], np.float32))
-        >>> bool(40 < np.hypot(*env.unwrapped.car.hull.linearVelocity) < 55)
+        >>> bool(50 < np.hypot(*env.unwrapped.car.hull.linearVelocity) < 65)
         True
     """
 
-    def __init__(self, env: Env, slowest: float = 0.0, fastest: float = 100.0, band: float = 20.0) -> None:
-        RecordConstructorArgs.__init__(self, slowest=slowest, fastest=fastest, band=band)
+    def __init__(
+        self, env: Env, slowest: float = 30.0, fastest: float = 90.0, band: float = 20.0, brake: float = 0.25
+    ) -> None:
+        RecordConstructorArgs.__init__(self, slowest=slowest, fastest=fastest, band=band, brake=brake)
         _check_pedals(env, "TargetSpeed")
         if env.observation_space.shape not in ((96, 96), (96, 96, 3)):
             raise UserError(
@@ -84,6 +85,7 @@ class TargetSpeed(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self.slowest = finite_number("slowest", slowest, 0.0)
         self.fastest = finite_number("fastest", fastest, self.slowest)
         self.band = finite_number("band", band, 1.0)
+        self.brake = finite_number("brake", brake, 0.0, 1.0)
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
         self._speed = 0.0
 
@@ -98,7 +100,7 @@ class TargetSpeed(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         steering, wanted = action
         target = self.slowest + (self.fastest - self.slowest) * (float(wanted) + 1.0) / 2.0
         pedal = (target - self._speed) / self.band
-        pedals = [steering, np.clip(pedal, 0.0, 1.0), np.clip(-pedal, 0.0, FIRM_BRAKE)]
+        pedals = [steering, np.clip(pedal, 0.0, 1.0), np.clip(-pedal, 0.0, self.brake)]
         observation, reward, terminated, truncated, info = self.env.step(np.array(pedals, np.float32))
         self._speed = shown_speed(observation[-ROWS:])
         return observation, reward, terminated, truncated, info

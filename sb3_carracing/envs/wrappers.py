@@ -183,7 +183,7 @@ class Contrast(gym.ObservationWrapper[Observation, Any, Any], RecordConstructorA
     and 162 to `grass`. Levels below, between and above them are spread evenly over what is left, from 0 to 255.
 
     Args:
-        env: An environment with gray observations (H, W), such as `Grayscale` around a CarRacing.
+        env: An environment with gray observations (H, W), or stacks of them: `Grayscale` around a CarRacing.
         road: Level of the road, 0 to 255.
         grass: Level of the grass, `road` to 255.
 
@@ -196,8 +196,8 @@ class Contrast(gym.ObservationWrapper[Observation, Any, Any], RecordConstructorA
     def __init__(self, env: Env, road: int = 64, grass: int = 235) -> None:
         RecordConstructorArgs.__init__(self, road=road, grass=grass)
         space = _image_space(env, "Contrast")
-        if len(space.shape) != 2:
-            raise UserError(f"Contrast needs gray observations of shape (height, width), got the observation space {space}")
+        if space.shape[2:] == (3,):
+            raise UserError(f"Contrast needs gray observations, as from Grayscale, got the observation space {space}")
         super().__init__(env)
         self.road = whole_number("road", road, 0, 255)
         self.grass = whole_number("grass", grass, self.road, 255)

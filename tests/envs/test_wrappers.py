@@ -455,6 +455,8 @@ def test_contrast_keeps_black_and_white() -> None:
     env = Contrast(Flicker(shape=(20, 30)), road=10, grass=10)
     observations = np.array([[0, 51, 102, 162, 255]], np.uint8)
     assert env.observation(observations).tolist() == [[0, 5, 10, 10, 255]]
+    stack = FrameStackObservation(Flicker(shape=(20, 30)), 4)
+    assert Contrast(stack).reset(seed=0)[0].shape == (4, 20, 30)
 
 
 @pytest.mark.parametrize(
@@ -466,7 +468,7 @@ def test_contrast_refuses_levels(road: Any, grass: Any, message: str) -> None:
 
 
 def test_contrast_refuses_colors() -> None:
-    with pytest.raises(ValueError, match=r"Contrast needs gray observations of shape \(height, width\)"):
+    with pytest.raises(ValueError, match="Contrast needs gray observations"):
         Contrast(Flicker())
 
 
@@ -578,7 +580,7 @@ def test_target_speed_leaves_the_steering_and_presses_one_pedal() -> None:
             pressed.append(action)
             return action
 
-    env = TargetSpeed(Noted(ours()), band=5.0)
+    env = TargetSpeed(Noted(ours()), slowest=0.0, band=5.0)
     env.reset(seed=0)
     for wanted in (0.2, 1.0, -1.0, 0.0):
         for _ in range(12):
@@ -587,7 +589,7 @@ def test_target_speed_leaves_the_steering_and_presses_one_pedal() -> None:
     assert np.allclose(steering, -0.7)
     assert (gas * brake == 0.0).all()
     assert (gas.min(), gas.max(), brake.min()) == (0.0, 1.0, 0.0)
-    assert 0.2 < brake.max() < 0.9  # from 0.9 on the wheels lock
+    assert 0.1 < brake.max() <= 0.25
 
 
 def test_target_speed_knows_the_latest_observation() -> None:
@@ -619,6 +621,7 @@ def test_target_speed_draws_once_a_step(drawings: list[str]) -> None:
         (ours, {"slowest": -1.0}, "slowest must be .*got -1.0"),
         (ours, {"slowest": 50.0, "fastest": 49.0}, "fastest must be .*got 49.0"),
         (ours, {"band": 0.0}, "band must be .*got 0.0"),
+        (ours, {"brake": 1.5}, "brake must be .*got 1.5"),
     ],
 )
 def test_target_speed_refuses(make: Any, keywords: dict[str, float], message: str) -> None:

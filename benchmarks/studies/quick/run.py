@@ -7,7 +7,8 @@
     python -m benchmarks.studies.quick.run --test --report
 
 The last agents drive development tracks with the fast rendering. None of them is a test track. Only `--test` plays those: it
-trains the preset, hyperparams/beta_ppo_quick.yml, and stock PPO with its values and a Gaussian. It has tables of its own.
+trains the preset of hyperparams/beta_ppo.yml, and stock PPO with the same values and a Gaussian, from hyperparams/ppo.yml. It
+has tables of its own.
 """
 
 import functools
@@ -15,7 +16,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -39,20 +39,14 @@ def study() -> Study:
 
 def test_study() -> Study:
     """Return the study on the test tracks: the preset, and its values with a Gaussian."""
-    preset = yaml.safe_load((ROOT / "hyperparams" / "beta_ppo_quick.yml").read_text())["CarRacingFast-v3"]
-    what = "the quick preset, hyperparams/beta_ppo_quick.yml"
-    configs = [
-        Config("quick", what, "CarRacingFast-v3", preset, renderer="fast"),
-        Config("quick_gaussian", f"{what}, with a Gaussian", "CarRacingFast-v3", for_gaussian(preset), "ppo", renderer="fast"),
-    ]
-    return Study("quick_test", {config.name: config for config in configs}, keep_progress=True)
-
-
-def for_gaussian(preset: dict[str, Any]) -> dict[str, Any]:
-    """Return the preset for stock PPO with the policy of hyperparams/ppo.yml; the untrained policies act alike."""
-    own = yaml.safe_load((ROOT / "hyperparams" / "ppo.yml").read_text())["CarRacingFast-v3"]
-    initial_mean = preset["policy_kwargs"]["initial_mean"]
-    return preset | {"policy": own["policy"], "policy_kwargs": own["policy_kwargs"] | {"initial_mean": initial_mean}}
+    configs = {}
+    for algo, name, what in (
+        ("beta_ppo", "quick", "the preset"),
+        ("ppo", "quick_gaussian", "the preset with a Gaussian, stock PPO"),
+    ):
+        preset = yaml.safe_load((ROOT / "hyperparams" / f"{algo}.yml").read_text())["CarRacingFast-v3"]
+        configs[name] = Config(name, what, "CarRacingFast-v3", preset, algo, renderer="fast")
+    return Study("quick_test", configs, keep_progress=True)
 
 
 def evaluation_env(run: Run, config: Config) -> PipelineEnv:

@@ -28,6 +28,7 @@ from sb3_carracing.pipelines import PipelineEnv, pipeline_env
 from sb3_carracing.runs import Run
 
 FIRST_SEED = 4_000_000
+GROUPS = ("quick", "target_speed")
 
 
 @functools.cache
@@ -55,15 +56,20 @@ def evaluation_env(run: Run, config: Config) -> PipelineEnv:
     return pipeline_env(replace(run.pipeline, wrappers=wrappers), renderer="fast")
 
 
-def report(folder: Path) -> str:
-    """Return the scores of all runs as a Markdown table."""
-    whats = {name: entry["what"] for name, entry in tables.read_configs(folder).items()}
+def report(folder: Path, group: str) -> str:
+    """Return the scores of the runs of a group of the plan as a Markdown table. The plan's first group has those of scripts."""
+    planned = study().configs
+    whats = {
+        name: entry["what"]
+        for name, entry in tables.read_configs(folder).items()
+        if (planned[name].group if name in planned else GROUPS[0]) == group
+    }
     episodes = tables.read(folder, tables.EPISODES).groupby("run")
     runs = tables.read(folder, tables.RUNS).set_index("run")
     runs["median"], runs["laps"] = episodes["score"].median(), episodes["lap"].mean()
     runs["lost"] = episodes["score"].agg(lambda scores: (scores < LOST).mean())
     rows = []
-    for name, own in runs.sort_values("seed").groupby("config", sort=False):
+    for name, own in runs[runs["config"].isin(whats)].sort_values("seed").groupby("config", sort=False):
         cells = [
             ", ".join(map(str, own["seed"])),
             ", ".join(f"{score:.0f}" for score in own["score"]),
@@ -91,11 +97,15 @@ def report_of_seeds(folder: Path) -> str:
     return "".join(parts)
 
 
+def _development_report() -> str:
+    return "\n".join(f"{group}\n\n{report(tables.RESULTS / 'quick', group)}" for group in GROUPS)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     argv = sys.argv[1:] if argv is None else list(argv)
     if "--report" in argv:
-        print(report_of_seeds(tables.RESULTS / "quick_test") if "--test" in argv else report(tables.RESULTS / "quick"))
+        print(report_of_seeds(tables.RESULTS / "quick_test") if "--test" in argv else _development_report())
     elif "--test" in argv:
         argv.remove("--test")
         runner.main(test_study(), __doc__, argv, seeds=(1, 2, 3, 4, 5))

@@ -127,7 +127,7 @@ def action_names(density: Density, n_actions: int) -> list[str]:
     """Return the names of CarRacing's actions, or of its discrete choices, for a density and a number of continuous ones."""
     if density == "categorical" or not n_actions:
         return ["nothing", "right", "left", "gas", "brake"]
-    known = {2: ["steering", "pedal"], 3: ["steering", "gas", "brake"]}
+    known = {2: ["steering", "pedal or speed"], 3: ["steering", "gas", "brake"]}
     return known.get(n_actions, [f"action {number}" for number in range(n_actions)])
 
 

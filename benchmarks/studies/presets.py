@@ -1,9 +1,9 @@
 """The CarRacing preset over its history, and the trainings of the shipped agent; see `benchmarks.runner`.
 
-    python -m benchmarks.studies.presets --only best --seeds 1 2
+    python -m benchmarks.studies.presets --only one_pedal --seeds 6
     python -m benchmarks.studies.presets --report
 
-Only hyperparams/beta_ppo_best.yml and the former preset with one pedal can be trained anew. Today's preset belongs to
+Only hyperparams/beta_ppo_long.yml, the former preset, can be trained anew. Today's preset belongs to
 benchmarks.studies.quick. --report prints the score of every stored agent on the test tracks and on 200
 validation tracks, and draws docs/validation_curve.png.
 """
@@ -20,7 +20,6 @@ import yaml
 from benchmarks import runner, tables
 from benchmarks.provenance import ROOT
 from benchmarks.runner import Config, Study
-from benchmarks.studies.ablations.plan import ONE_PEDAL
 from sb3_carracing.evaluation import VALIDATION_SEED
 from sb3_carracing.plotting import plot_runs
 
@@ -40,16 +39,11 @@ SHIPPED = {
 
 @functools.cache
 def study() -> Study:
-    """Return the study with the longest training and the former preset."""
-    files = {
-        "best": (ROOT / "hyperparams" / "beta_ppo_best.yml", "hyperparams/beta_ppo_best.yml: the longest training"),
-        "one_pedal": (ONE_PEDAL, "the former preset: gas and brake are one action"),
-    }
-    configs = {
-        name: Config(name, what, ENV_ID, yaml.safe_load(file.read_text())[ENV_ID], actions=("mean",), renderer="stock")
-        for name, (file, what) in files.items()
-    }
-    return Study("presets", configs, seed_factor=1, keep_progress=True)
+    """Return the study with the preset of a million frames."""
+    preset = yaml.safe_load((ROOT / "hyperparams" / "beta_ppo_long.yml").read_text())[ENV_ID]
+    what = "the former preset: gas and brake are one action"
+    one_pedal = Config("one_pedal", what, ENV_ID, preset, actions=("mean",), renderer="stock")
+    return Study("presets", {"one_pedal": one_pedal}, seed_factor=1, keep_progress=True)
 
 
 def report(results: Path = RESULTS) -> str:

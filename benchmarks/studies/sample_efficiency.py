@@ -40,7 +40,7 @@ class Agent:
 
 AGENTS = [
     Agent("BetaPPO, preset", "quick_test", "quick"),
-    Agent("BetaPPO, longest training", "presets", "best"),
+    Agent("BetaPPO, a million frames", "presets", "one_pedal"),
     Agent("stock PPO, preset with a Gaussian", "quick_test", "quick_gaussian"),
     Agent("stock PPO, an earlier preset with a Gaussian", "peers", "ppo_gaussian"),
     Agent("stock PPO, rl-zoo3's values", "peers", "ppo_zoo"),

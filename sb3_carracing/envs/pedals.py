@@ -48,9 +48,9 @@ class SignedPedals(gym.ActionWrapper[Any, NDArray[np.float32], Any], RecordConst
 class TargetSpeed(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Drive CarRacing with two actions in [-1, 1]: steering, and the speed to drive at.
 
-    A proportional controller presses gas or brake. It reads the car's speed from the white bar on the dashboard of the latest
-    observation, so it knows only what the agent sees. Put this wrapper around `ActionRepeat` and `Grayscale`, and put wrappers
-    that change gray levels, crop or stack around this one.
+    A proportional controller presses gas or brake once per step. It reads the car's speed from the white bar on the dashboard
+    of the latest observation, exact to 1.25 units/s, so it knows only what the agent sees. Apply this wrapper after
+    `ActionRepeat` and `Grayscale`, and before wrappers that change gray levels, crop or stack.
 
     Noise of the target hardly reaches the speed. Noise of the gas slows the car: CarRacing raises the gas by at most 0.1 per
     frame and lowers it at once.
@@ -59,8 +59,8 @@ class TargetSpeed(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         env: CarRacing with actions (steering, gas, brake) and observations (96, 96) or (96, 96, 3).
         slowest: Target speed for action -1 [units/s].
         fastest: Target speed for action 1 [units/s]. At full gas the car drives at about 100.
-        band: The gas, or the brake, is the distance from the target divided by this [units/s].
-        brake: The most that the controller brakes, 0 to 1. Firm braking in a turn makes the car spin.
+        band: Distance below the target at which the gas is full [units/s]. The brake rises at the same rate, up to `brake`.
+        brake: The most that the controller brakes, 0 to 1. From 0.9 on the wheels lock.
 
     Example:
         >>> env = TargetSpeed(gym.make("CarRacing-v3"))

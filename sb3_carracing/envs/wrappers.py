@@ -177,15 +177,15 @@ class Grayscale(gym.ObservationWrapper[Observation, Any, Any], RecordConstructor
 
 
 class Contrast(gym.ObservationWrapper[Observation, Any, Any], RecordConstructorArgs):
-    """Spread the gray levels between road and grass, which are most of what an agent needs to tell apart.
+    """Increase the contrast between road and grass.
 
-    In gray, the road has level 102 and the grass 162 or 177, so that both use a quarter of the range. This maps 102 to `road`
-    and 162 to `grass`. Levels below, between and above them are spread evenly over what is left, from 0 to 255.
+    In gray, the road has level 102 and the grass 162 or 177, so they differ by only a quarter of the range. This wrapper maps
+    102 to `road` and 162 to `grass`. Black and white stay, and other levels are interpolated linearly.
 
     Args:
         env: An environment with gray observations (H, W), or stacks of them: `Grayscale` around a CarRacing.
-        road: Level of the road, 0 to 255.
-        grass: Level of the grass, `road` to 255.
+        road: Output level of the road, 0 to 255.
+        grass: Output level of the grass, `road` to 255.
 
     Example:
         >>> env = Contrast(Grayscale(gym.make("CarRacing-v3")))

@@ -18,8 +18,8 @@ PEDALS = (ROOT / "docs" / "two_pedals.md").read_text()
 @pytest.mark.parametrize(
     ("page", "config", "seeds"),
     [
-        (PAGE, "quick", range(21, 31)),
-        (PAGE, "quick_gaussian", range(21, 26)),
+        (PAGE, "quick", range(31, 41)),
+        (PAGE, "quick_gaussian", range(31, 36)),
         (PEDALS, "quick_pedals", range(1, 11)),
         (PEDALS, "quick_pedals_gaussian", range(1, 6)),
         (PEDALS, "quick_candidate", range(11, 19)),
@@ -42,8 +42,8 @@ def test_the_fresh_seeds(page: str, config: str, seeds: range) -> None:
 
 def test_the_tables_of_the_seeds() -> None:
     found = report_of_seeds(RESULTS / "quick_test").split("\n\n")[1::2]
-    assert len(found) == 5
-    assert all(table in PAGE + PEDALS for table in found)
+    assert len(found) == 6
+    assert sum(table in PAGE + PEDALS for table in found) == 5  # not those of the first version of the preset
 
 
 @pytest.mark.parametrize(("page", "group"), zip((PEDALS, PAGE), GROUPS, strict=True))

@@ -83,20 +83,20 @@ def test_without_a_file_the_tuned_values_are_read() -> None:
 
 def test_conf_takes_the_name_of_a_packaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    packaged = REPOSITORY / "hyperparams" / "beta_ppo_best.yml"
-    assert _config_file("beta_ppo_best.yml", "beta_ppo", "CarRacingFast-v3") == packaged
+    packaged = REPOSITORY / "hyperparams" / "beta_ppo_long.yml"
+    assert _config_file("beta_ppo_long.yml", "beta_ppo", "CarRacingFast-v3") == packaged
     assert _config_file("my.yml", "beta_ppo", "CarRacingFast-v3") == "my.yml"
-    Path("beta_ppo_best.yml").write_text("{}")
-    assert _config_file("beta_ppo_best.yml", "beta_ppo", "CarRacingFast-v3") == "beta_ppo_best.yml"
+    Path("beta_ppo_long.yml").write_text("{}")
+    assert _config_file("beta_ppo_long.yml", "beta_ppo", "CarRacingFast-v3") == "beta_ppo_long.yml"
 
 
-def test_the_longest_training_starts(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "sb3_carracing", "train", "-conf", "beta_ppo_best.yml", "-n", "32", "--eval-freq", "-1"]
+def test_the_long_training_starts(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sb3_carracing", "train", "-conf", "beta_ppo_long.yml", "-n", "32", "--eval-freq", "-1"]
     shorter = "callback:['sb3_carracing.callbacks.ProgressCallback']"
     small = ["n_envs:2", "n_steps:16", "batch_size:16", "n_epochs:1", shorter]
     subprocess.run([*command, "-params", *small], cwd=tmp_path, check=True, capture_output=True, timeout=500)
     config = (tmp_path / "logs/beta_ppo/CarRacingFast-v3_1/CarRacingFast-v3/config.yml").read_text()
-    assert "rolling_start_rate" in config
+    assert "SignedPedals" in config
 
 
 def test_baselines_start_at_the_initial_mean(tmp_path: Path) -> None:

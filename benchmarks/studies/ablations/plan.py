@@ -17,7 +17,7 @@ from sb3_carracing.runs import Run
 PLAN = Path(__file__).with_name("plan.yml")
 HYPERPARAMS = ROOT / "hyperparams" / "beta_ppo.yml"
 # The plans began with the former preset of CarRacingFast-v3.
-ONE_PEDAL = Path(__file__).with_name("one_pedal.yml")
+FORMER = ROOT / "hyperparams" / "beta_ppo_long.yml"
 Settings = dict[str, Any]
 _NOT_RL_ZOO3S = ("wrappers", "outer_wrappers", "further_callbacks", "algorithm")
 
@@ -45,7 +45,7 @@ def read_plan(plan_file: Path = PLAN) -> dict[str, Config]:
         UserError: two runs share a name, or a run is like one that is not above it.
     """
     plan = yaml.safe_load(plan_file.read_text())
-    presets = yaml.safe_load(HYPERPARAMS.read_text()) | yaml.safe_load(ONE_PEDAL.read_text())
+    presets = yaml.safe_load(HYPERPARAMS.read_text()) | yaml.safe_load(FORMER.read_text())
     settings: dict[str, Settings] = {}
     configs: dict[str, Config] = {}
     for group, content in plan.items():

@@ -57,7 +57,7 @@ def evaluation_env(run: Run, config: Config) -> PipelineEnv:
 
 
 def report(folder: Path, group: str) -> str:
-    """Return the scores of the runs of a group of the plan as a Markdown table. The plan's first group has those of scripts."""
+    """Return the scores of a plan's group as a Markdown table. The first group has the runs of scripts as well."""
     planned = study().configs
     whats = {
         name: entry["what"]

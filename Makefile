@@ -15,7 +15,7 @@ TRACKS ?= 10
 .PHONY: help setup train train-long test test-quick test-slow test-lowest test-latest lint docs lock clean
 
 help:
-	@echo "make train        train on CarRacing on all cores, then evaluate, plot, film and report (about three minutes on two cores)"
+	@echo "make train        train on CarRacing on all cores, then evaluate, plot, film and report (two to four minutes on two cores)"
 	@echo "make train-long   the same with a million frames, for a faster driver (about 15 minutes on two cores)"
 	@echo "make test         run the test suite (3 to 7 minutes on two cores)"
 	@echo "make test-quick   run the quick tests only (about a minute)"

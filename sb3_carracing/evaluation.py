@@ -1,6 +1,6 @@
 """The evaluation protocol: the test tracks of stock CarRacing, raw score, whole episodes, any SB3 model.
 
-The test tracks are `reset(seed)` of gymnasium's `CarRacing-v3` with seeds 1,000,000 to 1,000,099. Nothing else uses them;
+The test tracks are `reset(seed)` of gymnasium's `CarRacing-v3` with seeds 1,000,000 to 1,000,099. No training uses them;
 validation during training uses seeds from 2,000,000 on. The score is the sum of the stock reward over every frame until the
 lap is finished, the car has left the field, or frame 1000. Reward shaping and early ends of the training do not affect it. The
 agent sees the environment through its own run's pipeline.

@@ -1,9 +1,9 @@
 """How long an exact resume takes to play the episodes of 16 environments again, and what a snapshot costs.
 
-The environments are those of the presets `CarRacingFast-v3` and `CarRacing-v3` (Gymnasium's, which draws every frame), with
-`Replayable` around them, in one process and in worker processes. Each plays `--frames` frames of an episode. Nothing ends an
-episode before frame 1,000, the default, so this is the longest replay that there can be. Then new environments return to the
-same place. The agent has the preset's network, so that a snapshot has its real size.
+The environments are those of the former presets of `CarRacingFast-v3` and `CarRacing-v3` (Gymnasium's, which draws
+every frame), with `Replayable` around them, in one process and in worker processes. Each plays `--frames` frames of an
+episode. Nothing ends an episode before frame 1,000, the default, so this is the longest replay that there can be. Then
+new environments return to the same place. The agent has the preset's network, so that a snapshot has its real size.
 
 The script prints the seconds of a snapshot and of `restore`: median and quartiles over the rounds. The variants take turns.
 
@@ -40,7 +40,7 @@ VARIANTS: dict[str, tuple[str, Any]] = {
 
 
 def views(env: gym.Env[Any, Any]) -> Replayable:
-    """Apply the wrappers of hyperparams/beta_ppo.yml."""
+    """Apply the wrappers of hyperparams/beta_ppo_long.yml."""
     if env.spec is not None and env.spec.id == "CarRacing-v3":
         env = GrassPenalty(env, penalty=0.3, rule="wheels")
     env = FrameStackObservation(Grayscale(ActionRepeat(env, REPEAT)), 4, padding_type="reset")

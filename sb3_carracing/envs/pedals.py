@@ -49,7 +49,7 @@ class TargetSpeed(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Drive CarRacing with two actions in [-1, 1]: steering, and the speed to drive at.
 
     A proportional controller presses gas or brake once per step. It reads the car's speed from the white bar on the dashboard
-    of the latest observation, exact to 1.25 units/s, so it knows only what the agent sees. Apply this wrapper after
+    of the latest observation, exact to 1.5 units/s, so it knows only what the agent sees. Apply this wrapper after
     `ActionRepeat` and `Grayscale`, and before wrappers that change gray levels, crop or stack.
 
     Noise of the target hardly reaches the speed. Noise of the gas slows the car: CarRacing raises the gas by at most 0.1 per
@@ -76,10 +76,11 @@ class TargetSpeed(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     ) -> None:
         RecordConstructorArgs.__init__(self, slowest=slowest, fastest=fastest, band=band, brake=brake)
         _check_pedals(env, "TargetSpeed")
-        if env.observation_space.shape not in ((96, 96), (96, 96, 3)):
+        space = env.observation_space
+        if not isinstance(space, spaces.Box) or space.dtype != np.uint8 or space.shape not in ((96, 96), (96, 96, 3)):
             raise UserError(
-                "TargetSpeed reads the dashboard and needs observations of shape (96, 96) or (96, 96, 3), got the observation "
-                f"space {env.observation_space}"
+                "TargetSpeed reads the dashboard and needs uint8 observations of shape (96, 96) or (96, 96, 3), got the "
+                f"observation space {space}"
             )
         super().__init__(env)
         self.slowest = finite_number("slowest", slowest, 0.0)

@@ -76,7 +76,8 @@ class Replayable(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     observation. `info[REPLAY]` says whether observation and return equal those of the first time. They differ if the
     environment is not deterministic, or if it keeps more than generators, numbers and arrays from episode to episode.
 
-    Around this package's `CarRacing`, the replay draws only the first observation and those that a wrapper keeps.
+    Around this package's `CarRacing`, the replay draws only the first observation and those that a wrapper keeps, unless a
+    wrapper such as `TargetSpeed` uses the observation of every step.
 
     Args:
         env: The environment with all its other wrappers.

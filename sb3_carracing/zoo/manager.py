@@ -33,7 +33,7 @@ from sb3_carracing.ppo import distributed
 from sb3_carracing.ppo.beta_ppo import BetaPPO
 from sb3_carracing.ppo.finite import NonFiniteError
 from sb3_carracing.resume import Training, read_training, restore
-from sb3_carracing.runs import BEST_AGENT, BEST_STATISTICS, seed_to_go_on, statistics_of
+from sb3_carracing.runs import BEST_AGENT, BEST_STATISTICS, is_run_folder, read_run, seed_to_go_on, statistics_of
 from sb3_carracing.vec_env import process_vec_env_class
 from sb3_carracing.zoo import hyperparameters, summary
 from sb3_carracing.zoo.endings import Keeper, Learner, PatientResultsWriter, RunFiles, adapt_evaluation
@@ -212,6 +212,7 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
         read_agent(self.trained_agent, self.algo, trust=self.trust)
+        self._tell_other_wrappers()
         model: BaseAlgorithm = super()._load_pretrained_agent(hyperparams, env)
         if model.num_timesteps >= self.n_timesteps:
             raise NothingRemainsError(
@@ -220,6 +221,19 @@ class CarRacingExperimentManager(ExperimentManager):  # type: ignore[misc]
             )
         self._training = read_training(self.trained_agent, model)
         return model
+
+    def _tell_other_wrappers(self) -> None:
+        """Say if the resumed agent's run had other wrappers: where the spaces are equal, nothing else shows it."""
+        folder = Path(self.trained_agent).parent
+        if not is_run_folder(folder):
+            return
+        theirs = read_run(folder, trust=True).pipeline.wrappers  # only compared
+        if theirs != self.pipeline().wrappers:
+            names = ", ".join(call.path.rpartition(".")[2] for call in theirs) or "none"
+            print(
+                f"Warning: this agent was trained with other wrappers ({names}). Its actions and observations may mean "
+                "something else here. Pass its hyperparameters with -conf."
+            )
 
     def _go_on(self, model: BaseAlgorithm) -> None:
         """Bring the environments and generators back to where they were, or give them a seed that was not used yet."""

@@ -67,7 +67,7 @@ def views(env: Any) -> Any:
     return SignedPedals(ScaleReward(env, 0.02))
 
 
-def views_of_the_quick_preset(env: Any) -> Any:
+def views_of_the_preset(env: Any) -> Any:
     env = Contrast(TargetSpeed(Grayscale(ActionRepeat(env, 4))))
     return ScaleReward(FrameStackObservation(env, 4, padding_type="reset"), 0.02)
 
@@ -75,7 +75,7 @@ def views_of_the_quick_preset(env: Any) -> Any:
 RULES = {"grass_penalty": 0.3, "off_road_frames": 15, "truncate_lap": True, "standstill_rate": 0.5, "noop_frames": 3}
 ENVS: dict[str, Callable[[], Any]] = {
     "CarRacingFast": monitored("CarRacingFast-v3", views, domain_randomize=True, **RULES),
-    "target speed": monitored("CarRacingFast-v3", views_of_the_quick_preset, **RULES),
+    "target speed": monitored("CarRacingFast-v3", views_of_the_preset, **RULES),
     "Pendulum": monitored("Pendulum-v1"),
     "CartPole": monitored("CartPole-v1"),
     "LunarLander": monitored("LunarLander-v3", enable_wind=True),

@@ -616,8 +616,8 @@ def test_target_speed_draws_once_a_step(drawings: list[str]) -> None:
     ("make", "keywords", "message"),
     [
         (lambda: theirs(continuous=False), {}, "TargetSpeed needs three continuous actions"),
-        (lambda: Crop(ours(), 0, 84, 0, 96), {}, r"needs observations of shape \(96, 96\) or \(96, 96, 3\)"),
-        (lambda: FrameStackObservation(Grayscale(ours()), 4), {}, r"needs observations of shape \(96, 96\) or"),
+        (lambda: Crop(ours(), 0, 84, 0, 96), {}, r"needs uint8 observations of shape \(96, 96\) or \(96, 96, 3\)"),
+        (lambda: FrameStackObservation(Grayscale(ours()), 4), {}, r"needs uint8 observations of shape \(96, 96\) or"),
         (ours, {"slowest": -1.0}, "slowest must be .*got -1.0"),
         (ours, {"slowest": 50.0, "fastest": 49.0}, "fastest must be .*got 49.0"),
         (ours, {"band": 0.0}, "band must be .*got 0.0"),
@@ -643,13 +643,13 @@ def all_wrapped(env: gym.Env) -> gym.Env:
     return FrameStackObservation(ScaleReward(Crop(Contrast(Grayscale(env)), 0, 84, 6, 90), 0.1), 4, padding_type="reset")
 
 
-def quick_preset(env: gym.Env) -> gym.Env:
+def preset(env: gym.Env) -> gym.Env:
     env = Contrast(TargetSpeed(Grayscale(ActionRepeat(env, 4)), fastest=90.0), grass=230)
     return FrameStackObservation(env, 4, padding_type="reset")
 
 
 @pytest.mark.parametrize("make", [theirs, ours])
-@pytest.mark.parametrize("wrapped", [all_wrapped, quick_preset])
+@pytest.mark.parametrize("wrapped", [all_wrapped, preset])
 def test_specs_and_copies(make: Any, wrapped: Any, drawings: list[str]) -> None:
     """Gymnasium makes the whole stack again from its spec; SB3 and tuning copy and pickle it."""
     env: Any = wrapped(make())

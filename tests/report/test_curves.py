@@ -20,7 +20,7 @@ def stored_run(study: str, run: str, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("seed", range(1, 6))
-def test_the_presets_runs_have_no_sign(seed: int, tmp_path: Path) -> None:
+def test_the_runs_of_a_million_frames_have_no_sign(seed: int, tmp_path: Path) -> None:
     assert warning_signs(read_curves(stored_run("presets", f"one_pedal-{seed}", tmp_path))) == []
 
 

@@ -15,6 +15,7 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 
+from sb3_carracing.cli import main
 from sb3_carracing.ppo.policies import GaussianCnnPolicy
 from sb3_carracing.ppo.recurrent import RecurrentGaussianCnnPolicy
 from sb3_carracing.zoo.manager import _config_file, _default_config
@@ -99,6 +100,33 @@ def test_the_long_training_starts(tmp_path: Path) -> None:
     assert "SignedPedals" in config
 
 
+def test_a_resume_with_other_wrappers_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    values = {"n_timesteps": 64, "n_envs": 1, "policy": "MlpPolicy", "n_steps": 32, "batch_size": 32, "n_epochs": 1}
+    scaled = values | {"env_wrapper": [{"sb3_carracing.envs.wrappers.ScaleReward": {"scale": 0.1}}]}
+    for name, entry in (("scaled.yml", scaled), ("plain.yml", values)):
+        Path(name).write_text(yaml.safe_dump({"Pendulum-v1": entry}))
+    command = ["train", "--env", "Pendulum-v1", "--eval-freq", "-1"]
+    main([*command, "-conf", "scaled.yml"])
+    agent = "logs/beta_ppo/Pendulum-v1_1/Pendulum-v1.zip"
+    for config, is_told in (("scaled.yml", False), ("plain.yml", True)):
+        capsys.readouterr()
+        main([*command, "-conf", config, "-i", agent, "-n", "96"])
+        assert ("trained with other wrappers (ScaleReward)" in capsys.readouterr().out) is is_told
+
+
+def test_the_long_preset_is_that_of_gymnasiums_environment() -> None:
+    """Except for what only CarRacingFast-v3 has: its training rules, in place of which a wrapper penalizes grass."""
+    long, stock = entries("beta_ppo_long")["CarRacingFast-v3"], entries("beta_ppo")["CarRacing-v3"]
+    assert stock["env_wrapper"][1:] == long["env_wrapper"]
+    differ = {"env_wrapper", "env_kwargs"}
+    assert {key: value for key, value in long.items() if key not in differ} == {
+        key: value for key, value in stock.items() if key not in differ
+    }
+
+
 def test_baselines_start_at_the_initial_mean(tmp_path: Path) -> None:
     env: Any = make_vec_env("CarRacingBlog-v3", n_envs=1, seed=0)
     for algorithm, policy in ((PPO, GaussianCnnPolicy), (RecurrentPPO, RecurrentGaussianCnnPolicy)):
@@ -131,7 +159,7 @@ def test_every_entry_trains(tmp_path: Path, algo: str) -> None:
     """One rollout and update of each entry through the real command, in one process to import torch once."""
     program = f"""
 import sys, yaml
-from sb3_carracing.__main__ import main
+from sb3_carracing.cli import main
 
 small = ["n_envs:2", "n_steps:16", "batch_size:16", "n_epochs:1"]
 shortened = "callback:['sb3_carracing.callbacks.ProgressCallback',"

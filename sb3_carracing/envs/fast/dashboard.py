@@ -64,7 +64,7 @@ def darkened(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def shown_speed(strip: Strip) -> float:
-    """Return the car's speed [units/s] that a dashboard's white bar shows, exact to 1.25 units/s.
+    """Return the car's speed [units/s] that a dashboard's white bar shows, exact to 1.5 units/s from 3 units/s on.
 
     Args:
         strip: Last rows of the observation, (12, 96) or (12, 96, 3).

@@ -22,7 +22,7 @@ from gymnasium.wrappers import TimeLimit
 from sb3_carracing.checks import finite_number, one_of, whole_number
 from sb3_carracing.envs.car_racing import CarRacing, mostly_green, off_road, to_gray
 from sb3_carracing.envs.fast.renderer import Observation
-from sb3_carracing.envs.pedals import SignedPedals, TargetSpeed
+from sb3_carracing.envs.pedals import Env, SignedPedals, Step, TargetSpeed
 from sb3_carracing.envs.training_rules import GRASS_RULES, MAX_FRAMES
 from sb3_carracing.errors import UserError
 
@@ -40,9 +40,6 @@ __all__ = [
     "SignedPedals",
     "TargetSpeed",
 ]
-
-Env = gym.Env[Any, Any]
-Step = tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]
 
 # Wrappers that allow delegation to a CarRacing below, since they use neither observations nor single frames' rewards. They are
 # listed by name, because importing SB3's would load torch, which the environments do not need.

@@ -636,6 +636,7 @@ def test_examples_in_the_docstrings() -> None:
     results = [doctest.testmod(module) for module in (wrappers, pedals)]
     assert sum(result.failed for result in results) == 0
     assert min(result.attempted for result in results) > 4
+    assert sum(result.attempted for result in results) > 10
 
 
 def all_wrapped(env: gym.Env) -> gym.Env:

@@ -316,7 +316,7 @@ def test_a_sampled_policy_is_complete() -> None:
         trial = searched.ask()
         hyperparams = sample_beta_ppo_params(trial, 3, 16, {"using_her_replay_buffer": False, "her_kwargs": {}})
         kwargs = hyperparams["policy_kwargs"]
-        assert kwargs["initial_mean"] == carracing["policy_kwargs"]["initial_mean"]
+        assert kwargs["initial_mean"] == [0.0, 0.0]
         assert kwargs["deterministic_action"] == "mean"
         assert hyperparams["batch_size"] >= 64
         assert hyperparams["n_steps"] * 16 >= hyperparams["batch_size"]

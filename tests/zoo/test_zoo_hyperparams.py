@@ -159,7 +159,7 @@ def test_every_entry_trains(tmp_path: Path, algo: str) -> None:
     """One rollout and update of each entry through the real command, in one process to import torch once."""
     program = f"""
 import sys, yaml
-from sb3_carracing.cli import main
+from sb3_carracing.__main__ import main
 
 small = ["n_envs:2", "n_steps:16", "batch_size:16", "n_epochs:1"]
 shortened = "callback:['sb3_carracing.callbacks.ProgressCallback',"

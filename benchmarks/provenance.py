@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("sb3-carracing", "stable-baselines3", "sb3-contrib", "gymnasium", "torch", "numpy", "box2d", "pygame-ce")
+PACKAGES = (
+    *("sb3-carracing", "stable-baselines3", "sb3-contrib", "gymnasium", "torch", "numpy"),
+    *("box2d", "pygame-ce", "mujoco"),
+)
 
 
 def versions() -> dict[str, str]:

@@ -13,16 +13,14 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = (
-    *("sb3-carracing", "stable-baselines3", "sb3-contrib", "gymnasium", "torch", "numpy"),
-    *("box2d", "pygame-ce", "mujoco"),
-)
+PACKAGES = ("sb3-carracing", "stable-baselines3", "sb3-contrib", "gymnasium", "torch", "numpy", "box2d", "pygame-ce")
+WHERE_IMPORTED = ("mujoco",)
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the installed `PACKAGES`."""
+    """Return the versions of Python, of the installed `PACKAGES` and of what is imported of `WHERE_IMPORTED`."""
     found = {"python": platform.python_version()}
-    for name in PACKAGES:
+    for name in (*PACKAGES, *(name for name in WHERE_IMPORTED if name in sys.modules)):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -52,8 +52,7 @@ class TargetSpeed(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     of the latest observation, exact to 1.5 units/s, so it knows only what the agent sees. Apply this wrapper after
     `ActionRepeat` and `Grayscale`, and before wrappers that change gray levels, crop or stack.
 
-    Noise of the target hardly reaches the speed. Noise of the gas slows the car: CarRacing raises the gas by at most 0.1 per
-    frame and lowers it at once.
+    Noise of the target slows the car, since CarRacing raises the gas by at most 0.1 per frame and lowers it at once.
 
     Args:
         env: CarRacing with actions (steering, gas, brake) and observations (96, 96) or (96, 96, 3).

@@ -12,6 +12,7 @@ from benchmarks.studies.quick.run import GROUPS, report, report_of_seeds
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = (ROOT / "docs" / "short_trainings.md").read_text()
+FLAT = " ".join(PAGE.split())
 PEDALS = (ROOT / "docs" / "two_pedals.md").read_text()
 
 
@@ -52,4 +53,32 @@ def test_the_development_runs(page: str, group: str) -> None:
 
 
 def test_the_speeds() -> None:
-    assert speeds.report(RESULTS / "quick").strip() in PEDALS
+    first, second = (speeds.report(RESULTS / "quick", group).strip() for group in GROUPS)
+    assert first in PEDALS
+    _, seeds, mean, sampled, *_ = zip(*(row.strip("| ").split(" | ") for row in second.splitlines()[2:]), strict=True)
+    numbers = [" and ".join([", ".join(column[:-1]), column[-1]]) for column in (seeds, mean, sampled)]
+    assert f"seeds {numbers[0]} drive at {numbers[1]} units/s with mean actions and at {numbers[2]} with sampled" in FLAT
+
+
+def test_the_attempts() -> None:
+    """What the page's prose says of the runs with seeds from 581 on."""
+    runs = pd.read_csv(RESULTS / "quick" / "runs.csv")
+    runs = runs[runs["seed"] >= 581]
+    scores = pd.read_csv(RESULTS / "quick" / "episodes.csv").groupby("run")["score"]
+    lost = runs["run"].map(scores.apply(lambda values: (values < 700).sum())).groupby(runs["config"]).sum()
+    tracks = runs["run"].map(scores.size()).groupby(runs["config"]).sum()
+    said = {
+        "speed_30_90_rolling_50": "loses one of 400",
+        "gas_60": "lose 6 of 500",
+        "gas_40": "6 of 300",
+        "grip": "loses 43 of 400",
+        "decay_from_40": "loses 20 of 300",
+        "limit_62": "loses one of 200",
+        "conc_30": "loses 13 of 100",
+        "gas_60_envs_32": "lose 6 of 200",
+        "band_40": "loses none of 300",
+    }
+    words = {0: "none", 1: "one"}
+    for config, text in said.items():
+        assert text.endswith(f"{words.get(lost[config], lost[config])} of {tracks[config]}"), config
+        assert text in FLAT

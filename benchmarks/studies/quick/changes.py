@@ -1,4 +1,4 @@
-"""What the plan's runs use beside the package: mirrored views."""
+"""What the plan's runs use beside the package: mirrored views and limited gas."""
 
 from typing import Any, SupportsFloat
 
@@ -75,3 +75,25 @@ class RoadToTheLeft(MirroredView):
     def seen(self, obs: Any) -> Any:
         self.is_mirrored = bool(obs[-1, ROAD].sum(axis=0, dtype=np.float64) @ self._WEIGHTS < 0.0)
         return super().seen(obs)
+
+
+class LimitedGas(gym.ActionWrapper[Any, Any, Any]):
+    """Limit the gas to `straight * (1 - slope * |steering|)`, or to `least` where that is more.
+
+    Args:
+        env: CarRacing with actions (steering, gas, brake).
+        straight: The most gas without steering, 0 to 1.
+        slope: Share of it that full steering takes away; 2 takes away all from a steering of one half on.
+        least: The limit never falls below, 0 to 1.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], straight: float, slope: float, least: float) -> None:
+        super().__init__(env)
+        self.straight = finite_number("straight", straight, 0.0, 1.0)
+        self.slope = finite_number("slope", slope, 0.0)
+        self.least = finite_number("least", least, 0.0, 1.0)
+
+    def action(self, action: Any) -> Any:
+        steering, gas, brake = action
+        limit = max(self.least, self.straight * (1.0 - self.slope * abs(float(steering))))
+        return np.array([steering, min(gas, limit), brake], np.float32)

@@ -56,14 +56,19 @@ def evaluation_env(run: Run, config: Config) -> PipelineEnv:
     return pipeline_env(replace(run.pipeline, wrappers=wrappers), renderer="fast")
 
 
-def report(folder: Path, group: str) -> str:
-    """Return the scores of a plan's group as a Markdown table. The first group has the runs of scripts as well."""
+def whats_of(folder: Path, group: str) -> dict[str, str]:
+    """Return what the stored configurations of a plan's group are. The first group has those of scripts as well."""
     planned = study().configs
-    whats = {
+    return {
         name: entry["what"]
         for name, entry in tables.read_configs(folder).items()
         if (planned[name].group if name in planned else GROUPS[0]) == group
     }
+
+
+def report(folder: Path, group: str) -> str:
+    """Return the scores of a plan's group as a Markdown table."""
+    whats = whats_of(folder, group)
     episodes = tables.read(folder, tables.EPISODES).groupby("run")
     runs = tables.read(folder, tables.RUNS).set_index("run")
     runs["median"], runs["laps"] = episodes["score"].median(), episodes["lap"].mean()

@@ -4,7 +4,7 @@
     python -m benchmarks.studies.quick.speeds --report
 
 Reads the agents in `--logs` and puts a row per track into speeds.csv: the mean speed in units/s, and mean and standard
-deviation of the gas.
+deviation of the second action, which is the gas or, with `TargetSpeed`, the wanted speed from -1 to 1.
 """
 
 import sys
@@ -18,7 +18,7 @@ import torch as th
 from benchmarks import options, tables
 from benchmarks.report import LOST, markdown
 from benchmarks.runner import LOGS, Config, run_id, start_folders
-from benchmarks.studies.quick.run import FIRST_SEED, evaluation_env, study
+from benchmarks.studies.quick.run import FIRST_SEED, GROUPS, evaluation_env, study, whats_of
 from sb3_carracing.agents import read_agent
 from sb3_carracing.runs import read_run
 
@@ -50,11 +50,15 @@ def drives(config: Config, folder: Path, tracks: Sequence[int]) -> Iterator[dict
             }
 
 
-def report(folder: Path) -> str:
-    """Return a Markdown table with a row per run. Averages are over the tracks that neither kind of action lost."""
-    whats = {name: entry["what"] for name, entry in tables.read_configs(folder).items()}
+def report(folder: Path, group: str) -> str:
+    """Return a Markdown table with a row per run of a plan's group.
+
+    Averages are over the tracks that neither kind of action lost.
+    """
+    whats = whats_of(folder, group)
+    stored = tables.read(folder, TABLE)
     rows = []
-    for run, own in tables.read(folder, TABLE).groupby("run", sort=False):
+    for run, own in stored[stored["run"].str.rpartition("-")[0].isin(whats)].groupby("run", sort=False):
         lost = (own["score"] < LOST).groupby(own["actions"]).sum()
         is_kept = own.groupby("track")["score"].transform("min") >= LOST
         kept = own[is_kept].groupby("actions")
@@ -80,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--report", action="store_true", help="print the table of what is stored and stop")
     args = parser.parse_args(argv)
     if args.report:
-        print(report(args.out))
+        print("\n".join(report(args.out, group) for group in GROUPS))
         return
     th.set_num_threads(1)
     tracks = range(FIRST_SEED, FIRST_SEED + args.tracks)

@@ -1,12 +1,15 @@
 """The plan of trainings with 200,000 frames, and the mirrored views of some of them."""
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import pytest
 
 from benchmarks import tables
-from benchmarks.studies.quick.changes import Mirror, RoadToTheLeft, mirrored
+from benchmarks.studies.quick import figure
+from benchmarks.studies.quick.changes import LimitedGas, Mirror, RoadToTheLeft, mirrored
 from benchmarks.studies.quick.run import GROUPS, report, study
 from sb3_carracing.envs.wrappers import ActionRepeat, Grayscale
 
@@ -87,3 +90,24 @@ def test_every_stored_run_is_planned_or_described() -> None:
     table = "".join(report(folder, group) for group in GROUPS)
     for entry in stored.values():
         assert f"| {entry['what']} |" in table
+
+
+def test_limited_gas() -> None:
+    env = LimitedGas(gym.make("CarRacingFast-v3"), straight=0.6, slope=2.0, least=0.1)
+    for steering, limit in ((0.0, 0.6), (0.25, 0.3), (-0.25, 0.3), (0.5, 0.1), (-1.0, 0.1)):
+        for gas in (0.05, 1.0):
+            limited = env.action(np.array([steering, gas, 0.3], np.float32))
+            np.testing.assert_allclose(limited, [steering, min(gas, limit), 0.3], rtol=1e-6)
+
+
+def test_the_figure_shows_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figure, "FIGURE", tmp_path / "figure.svg")
+    figure.main()
+    drawn = (tmp_path / "figure.svg").read_text()
+    runs = tables.finished(tables.RESULTS / "quick")
+    configs = set(runs["config"][runs["seed"] >= figure.FIRST_SEED])
+    assert len(configs) >= 13
+    for name in configs - {"speed_30_90_rolling_50"}:
+        assert study().configs[name].what.removeprefix("the preset, ").replace("`", "") in drawn
+    for label in ("the preset", *figure.LABELS.values()):
+        assert f">{label}<" in drawn

@@ -1,4 +1,4 @@
-"""What the plan's runs use beside the package: mirrored views and limited gas."""
+"""What the plan's runs use beside the package: mirrored views, limited gas and a smoothed target speed."""
 
 from typing import Any, SupportsFloat
 
@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 
 from sb3_carracing.checks import finite_number
+from sb3_carracing.envs.wrappers import TargetSpeed
 
 ROAD = slice(0, 84)  # rows
 # Columns of the dashboard with the bars of steering and rotation. Each grows from its middle to the left or the right.
@@ -97,3 +98,27 @@ class LimitedGas(gym.ActionWrapper[Any, Any, Any]):
         steering, gas, brake = action
         limit = max(self.least, self.straight * (1.0 - self.slope * abs(float(steering))))
         return np.array([steering, min(gas, limit), brake], np.float32)
+
+
+class SmoothedSpeed(TargetSpeed):
+    """`TargetSpeed` whose controller follows a running mean of the target speed, which begins at the car's speed.
+
+    Args:
+        env: as for `TargetSpeed`.
+        share: How much of the way to a new target the mean goes in one step, above 0 to 1. With 1 it is `TargetSpeed`.
+        **keywords: as for `TargetSpeed`.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], share: float, **keywords: float) -> None:
+        super().__init__(env, **keywords)
+        self.share = finite_number("share", share, 0.001, 1.0)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        result = super().reset(seed=seed, options=options)
+        self._mean = 2.0 * (self._speed - self.slowest) / (self.fastest - self.slowest) - 1.0  # as an action
+        return result
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        steering, wanted = action
+        self._mean += self.share * (float(wanted) - self._mean)
+        return super().step(np.array([steering, self._mean]))

@@ -1,27 +1,26 @@
-"""Draw docs/short_trainings.svg from the stored runs: `python -m benchmarks.studies.quick.figure`.
-
-It shows how agents learn, and what changes of the preset did.
-"""
+"""Draw the figures of docs/short_trainings.md from the stored runs: `python -m benchmarks.studies.quick.figure`."""
 
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks import tables
 from benchmarks.provenance import ROOT
 from benchmarks.report import LOST, save_svg
-from benchmarks.studies.quick.run import study
+from benchmarks.studies.quick.run import FIRST_CHANGE, study
 from sb3_carracing.plotting import COLORS
 
-FIRST_SEED = 581  # of the runs that evaluate on 100 development tracks
-FIGURE = ROOT / "docs" / "short_trainings.svg"
+CURVES = ROOT / "docs" / "short_trainings_curves.svg"
+CHANGES = ROOT / "docs" / "short_trainings_changes.svg"
+PRESET = "speed_30_90_rolling_50"
 LABELS = {"quick": "BetaPPO, the preset", "quick_gaussian": "stock PPO, Gaussian"}
 
 
-def draw_training(axes: Axes, folder: Path) -> None:
+def draw_curves(folder: Path) -> Figure:
     """Draw the scores of the training episodes over frames, a line per test seed."""
+    figure = Figure(figsize=(7.0, 4.0), layout="constrained")
+    axes = figure.subplots()
     runs, progress = tables.finished(folder), tables.read(folder, tables.PROGRESS).groupby("run")
     for (config, label), color in zip(LABELS.items(), COLORS, strict=False):
         for number, run in enumerate(runs["run"][runs["config"] == config]):
@@ -30,39 +29,41 @@ def draw_training(axes: Axes, folder: Path) -> None:
             axes.plot(own["time/frames"] / 1000, own["rollout/score"], color=color, alpha=0.7, linewidth=1.0, label=name)
     axes.set(xlabel="thousand frames", ylabel="score in training (sampled actions)")
     axes.legend(fontsize="small")
+    return figure
 
 
-def draw_changes(scores: Axes, lost: Axes, folder: Path) -> None:
-    """Draw mean score and lost tracks of the changes of the preset on development tracks, a dot per seed."""
+def draw_changes(folder: Path) -> Figure:
+    """Draw mean scores and lost development tracks of the preset and of its changes, a dot per seed."""
     episodes = tables.read(folder, tables.EPISODES).groupby("run")["score"]
-    runs = tables.finished(folder, [name for name, config in study().configs.items() if config.group == "target_speed"])
-    runs = runs[runs["seed"] >= FIRST_SEED]
     shares = episodes.agg(lambda values: 100.0 * (values < LOST).mean())
+    runs = tables.finished(folder, [name for name, config in study().configs.items() if config.group == "target_speed"])
+    runs = runs[runs["seed"] >= FIRST_CHANGE]
+    figure = Figure(figsize=(11.0, 5.0), layout="constrained")
+    scores, lost = figure.subplots(1, 2, sharey=True)
     labels = []
     for place, (config, own) in enumerate(runs.groupby("config", sort=False)):
-        what = study().configs[str(config)].what.replace("`", "")
-        labels.append("the preset" if what.endswith(": the preset") else what.removeprefix("the preset, "))
-        y = np.full(len(own), float(place))
-        scores.plot(own["score"], y, "o", color=COLORS[0], alpha=0.6)
-        lost.plot(shares[own["run"]], y, "o", color=COLORS[1], alpha=0.6)
-    scores.set(xlabel="mean score", yticks=range(len(labels)), yticklabels=labels)
-    scores.tick_params(axis="y", labelsize="small")
+        what = "the preset" if config == PRESET else study().configs[str(config)].what.replace("`", "")
+        labels.append(f"{what} ({len(own)})")
+        y = place + np.linspace(-0.25, 0.25, len(own)) if len(own) > 1 else [float(place)]
+        scores.plot(own["score"], y, "o", color=COLORS[0], markersize=5)
+        lost.plot(shares[own["run"]], y, "o", color=COLORS[0], markersize=5)
+    scores.axvline(runs["score"][runs["config"] == PRESET].mean(), color="gray", linewidth=1.0)
+    scores.set(xlabel="mean score (line: mean of the preset)", yticks=range(len(labels)), yticklabels=labels)
     scores.invert_yaxis()
     lost.set(xlabel="lost tracks, %")
+    return figure
 
 
 def main() -> None:
-    """Write the figure."""
-    figure = Figure(figsize=(13.0, 4.5), layout="constrained")
-    training, scores, lost = figure.subplots(1, 3, gridspec_kw={"width_ratios": [3, 3, 2]})
-    lost.sharey(scores)
-    draw_training(training, tables.RESULTS / "quick_test")
-    draw_changes(scores, lost, tables.RESULTS / "quick")
-    lost.tick_params(axis="y", labelleft=False)
-    for axes in figure.axes:
-        axes.grid(alpha=0.3)
-    save_svg(figure, FIGURE)
-    print(FIGURE)
+    """Write the figures."""
+    for file, figure in (
+        (CURVES, draw_curves(tables.RESULTS / "quick_test")),
+        (CHANGES, draw_changes(tables.RESULTS / "quick")),
+    ):
+        for axes in figure.axes:
+            axes.grid(alpha=0.3)
+        save_svg(figure, file)
+        print(file)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ import pytest
 
 from benchmarks import tables
 from benchmarks.studies.quick import figure
-from benchmarks.studies.quick.changes import LimitedGas, Mirror, RoadToTheLeft, mirrored
-from benchmarks.studies.quick.run import GROUPS, report, study
-from sb3_carracing.envs.wrappers import ActionRepeat, Grayscale
+from benchmarks.studies.quick.changes import LimitedGas, Mirror, RoadToTheLeft, SmoothedSpeed, mirrored
+from benchmarks.studies.quick.run import FIRST_CHANGE, TABLES, report, study
+from sb3_carracing.envs.wrappers import ActionRepeat, Grayscale, TargetSpeed
 
 
 def plain_env() -> gym.Env[Any, Any]:
@@ -87,7 +87,7 @@ def test_every_stored_run_is_planned_or_described() -> None:
     for name, entry in stored.items():
         if name in planned:
             assert entry["what"] == planned[name].what
-    table = "".join(report(folder, group) for group in GROUPS)
+    table = "".join(report(folder, *chosen) for chosen in TABLES)
     for entry in stored.values():
         assert f"| {entry['what']} |" in table
 
@@ -100,14 +100,28 @@ def test_limited_gas() -> None:
             np.testing.assert_allclose(limited, [steering, min(gas, limit), 0.3], rtol=1e-6)
 
 
-def test_the_figure_shows_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figure, "FIGURE", tmp_path / "figure.svg")
+def test_smoothed_speed() -> None:
+    """With a share of 1 it is TargetSpeed; with less, one new target moves the car less."""
+    drives = []
+    for env in (TargetSpeed(plain_env()), SmoothedSpeed(plain_env(), share=1.0), SmoothedSpeed(plain_env(), share=0.3)):
+        env.reset(seed=5)
+        for wanted in [0.0] * 25 + [-1.0] * 3:
+            obs = env.step(np.array([0.0, wanted], np.float32))[0]
+        drives.append((obs, np.hypot(*env.unwrapped.car.hull.linearVelocity)))  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(drives[0][0], drives[1][0])
+    assert drives[1][1] < drives[2][1] - 1.0
+
+
+def test_the_figures_show_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figure, "CURVES", tmp_path / "curves.svg")
+    monkeypatch.setattr(figure, "CHANGES", tmp_path / "changes.svg")
     figure.main()
-    drawn = (tmp_path / "figure.svg").read_text()
+    for label in figure.LABELS.values():
+        assert f">{label}<" in (tmp_path / "curves.svg").read_text()
+    changes = (tmp_path / "changes.svg").read_text()
     runs = tables.finished(tables.RESULTS / "quick")
-    configs = set(runs["config"][runs["seed"] >= figure.FIRST_SEED])
-    assert len(configs) >= 13
-    for name in configs - {"speed_30_90_rolling_50"}:
-        assert study().configs[name].what.removeprefix("the preset, ").replace("`", "") in drawn
-    for label in ("the preset", *figure.LABELS.values()):
-        assert f">{label}<" in drawn
+    counts = runs["config"][runs["seed"] >= FIRST_CHANGE].value_counts()
+    assert len(counts) >= 13
+    for name, n_seeds in counts.items():
+        what = "the preset" if name == figure.PRESET else study().configs[name].what.replace("`", "")
+        assert f">{what} ({n_seeds})<" in changes

@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 
 from benchmarks import tables
 from benchmarks.provenance import ROOT
-from benchmarks.report import LOST, save_svg
-from benchmarks.studies.quick.run import FIRST_CHANGE, study
+from benchmarks.report import save_svg
+from benchmarks.studies.quick.run import FIRST_CHANGE, measured, study, whats_of
 from sb3_carracing.plotting import COLORS
 
 CURVES = ROOT / "docs" / "short_trainings_curves.svg"
@@ -34,10 +34,8 @@ def draw_curves(folder: Path) -> Figure:
 
 def draw_changes(folder: Path) -> Figure:
     """Draw mean scores and lost development tracks of the preset and of its changes, a dot per seed."""
-    episodes = tables.read(folder, tables.EPISODES).groupby("run")["score"]
-    shares = episodes.agg(lambda values: 100.0 * (values < LOST).mean())
-    runs = tables.finished(folder, [name for name, config in study().configs.items() if config.group == "target_speed"])
-    runs = runs[runs["seed"] >= FIRST_CHANGE]
+    runs = measured(folder)
+    runs = runs[runs["config"].isin(whats_of(folder, "target_speed")) & (runs["seed"] >= FIRST_CHANGE)]
     figure = Figure(figsize=(11.0, 5.0), layout="constrained")
     scores, lost = figure.subplots(1, 2, sharey=True)
     labels = []
@@ -46,9 +44,9 @@ def draw_changes(folder: Path) -> Figure:
         labels.append(f"{what} ({len(own)})")
         y = place + np.linspace(-0.25, 0.25, len(own)) if len(own) > 1 else [float(place)]
         scores.plot(own["score"], y, "o", color=COLORS[0], markersize=5)
-        lost.plot(shares[own["run"]], y, "o", color=COLORS[0], markersize=5)
+        lost.plot(100.0 * own["lost"], y, "o", color=COLORS[0], markersize=5)
     scores.axvline(runs["score"][runs["config"] == PRESET].mean(), color="gray", linewidth=1.0)
-    scores.set(xlabel="mean score (line: mean of the preset)", yticks=range(len(labels)), yticklabels=labels)
+    scores.set(xlabel="mean score", yticks=range(len(labels)), yticklabels=labels)
     scores.invert_yaxis()
     lost.set(xlabel="lost tracks, %")
     return figure

@@ -17,6 +17,7 @@ from collections.abc import Container, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import yaml
 
 from benchmarks import runner, tables
@@ -70,37 +71,42 @@ def whats_of(folder: Path, group: str) -> dict[str, str]:
     }
 
 
+def measured(folder: Path) -> pd.DataFrame:
+    """Return configuration, seed, mean score, standard deviation, median, shares of laps and lost tracks of every run."""
+    episodes = tables.read(folder, tables.EPISODES).groupby("run")
+    scores = episodes["score"]
+    columns = {
+        "std": scores.std(ddof=0),
+        "median": scores.median(),
+        "laps": episodes["lap"].mean(),
+        "lost": scores.agg(lambda values: (values < LOST).mean()),
+    }
+    runs = tables.finished(folder).set_index("run")[["config", "seed", "score"]]
+    return runs.join(pd.DataFrame(columns)).sort_values("seed", kind="stable")
+
+
 def report(folder: Path, group: str, seeds: Container[int]) -> str:
     """Return the scores of a plan's group with these seeds as a Markdown table."""
     whats = whats_of(folder, group)
-    episodes = tables.read(folder, tables.EPISODES).groupby("run")
-    runs = tables.read(folder, tables.RUNS).set_index("run")
-    runs["median"], runs["laps"] = episodes["score"].median(), episodes["lap"].mean()
-    runs["lost"] = episodes["score"].agg(lambda scores: (scores < LOST).mean())
-    rows = []
+    runs = measured(folder)
     chosen = runs[runs["config"].isin(whats) & runs["seed"].map(lambda seed: seed in seeds)]
-    for name, own in chosen.sort_values("seed").groupby("config", sort=False):
-        cells = [
-            ", ".join(map(str, own["seed"])),
-            ", ".join(f"{score:.0f}" for score in own["score"]),
-            ", ".join(f"{score:.0f}" for score in own["median"]),
-            *(", ".join(f"{share:.0%}" for share in own[column]) for column in ("laps", "lost")),
-        ]
-        rows.append([whats[str(name)], *cells])
+    forms = {"seed": "d", "score": ".0f", "median": ".0f", "laps": ".0%", "lost": ".0%"}
+    rows = [
+        [whats[str(name)], *(", ".join(format(value, form) for value in own[column]) for column, form in forms.items())]
+        for name, own in chosen.groupby("config", sort=False)
+    ]
     return markdown(["change", "seeds", "mean scores", "medians", "laps", "lost tracks"], rows)
 
 
 def report_of_seeds(folder: Path) -> str:
     """Return a Markdown table per configuration of the test runs: a row per seed, and the interquartile mean of all."""
-    episodes = tables.read(folder, tables.EPISODES).groupby("run")
     parts = []
-    for name, own in tables.finished(folder).sort_values("seed").groupby("config"):
-        rows = []
-        for run, seed in zip(own["run"], own["seed"], strict=True):
-            tracks = episodes.get_group(run)
-            scores = tracks["score"]
-            shares = [f"{share * 100:.0f} %" for share in (tracks["lap"].mean(), (scores < LOST).mean())]
-            rows.append([f"{seed}", f"{scores.mean():.1f} +- {scores.std(ddof=0):.1f}", f"{scores.median():.0f}", *shares])
+    for name, own in measured(folder).groupby("config"):
+        columns = (own[name] for name in ("seed", "score", "std", "median", "laps", "lost"))
+        rows = [
+            [f"{seed}", f"{score:.1f} +- {std:.1f}", f"{median:.0f}", f"{laps * 100:.0f} %", f"{lost * 100:.0f} %"]
+            for seed, score, std, median, laps, lost in zip(*columns, strict=True)
+        ]
         value, low, high = interquartile_mean(own["score"].to_numpy()[:, None, None])[:, 0]
         parts.append(f"{name}: interquartile mean {value:.1f} ({low:.1f} to {high:.1f}), median {own['score'].median():.1f}\n")
         parts.append(markdown(["seed", "score", "median", "laps", "lost tracks"], rows))

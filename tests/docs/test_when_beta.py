@@ -60,7 +60,7 @@ def test_equal_values(task: str) -> None:
     assert f"| {spread['exp']} | {spread['gaussian']} |" in PAGE
 
 
-@pytest.mark.parametrize("task", ["Pendulum-v1", "MountainCarContinuous-v0"])
+@pytest.mark.parametrize("task", ["Pendulum-v1", "MountainCarContinuous-v0", "LunarLanderContinuous-v3"])
 def test_values_of_rl_zoo3(task: str) -> None:
     runs = pd.read_csv(RESULTS / "beta_or_gaussian/runs.csv")
     cells = []
@@ -68,6 +68,19 @@ def test_values_of_rl_zoo3(task: str) -> None:
         low, median, high = runs[runs.config == f"{algorithm}_{task}"].score.quantile([0.25, 0.5, 0.75])
         cells.append(f"{median:.1f} ({low:.1f} to {high:.1f})")
     assert f"| {' | '.join(cells)} |" in PAGE
+
+
+def test_lunar_lander_with_values_of_rl_zoo3() -> None:
+    runs = pd.read_csv(RESULTS / "beta_or_gaussian/runs.csv").set_index("config")
+    scores = [runs.loc[f"{algorithm}_LunarLanderContinuous-v3"].score for algorithm in ("ppo", "beta_ppo")]
+    text = "ten seeds score {:.0f} to {:.0f}, the Beta's {:.0f} to {:.0f}."
+    page = " ".join((ROOT / "docs" / "beta_or_gaussian.md").read_text().split())
+    assert text.format(*(bound for own in scores for bound in (own.min(), own.max()))) in page
+    episodes = pd.read_csv(RESULTS / "beta_or_gaussian/episodes.csv")
+    episodes = episodes[episodes.run.str.contains("LunarLander")]
+    n_low = (episodes.score < 200).groupby(episodes.run.str.startswith("beta_ppo")).sum()
+    assert f"finish {n_low[True]} with a return below 200, the Gaussian's {n_low[False]}." in page
+    assert f"{n_low[True]} of its 1,000 evaluation episodes return less than 200, {n_low[False]} of the Gaussian's" in PAGE
 
 
 def test_margin() -> None:

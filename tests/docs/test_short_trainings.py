@@ -68,7 +68,7 @@ def test_the_changes_of_the_preset() -> None:
     lost = episodes["score"].apply(lambda scores: (scores < 700).sum()).reindex(runs.index).groupby(runs["config"]).sum()
     tracks = episodes.size().reindex(runs.index).groupby(runs["config"]).sum()
     said = {
-        "speed_30_90_rolling_50": "loses 1 of 400",
+        "speed_30_90_rolling_50": "loses one of 400",
         "gas_60": "lose 6 of 500",
         "grip": "loses 43 of 400",
         "decay_from_40": "loses 20 of 300",
@@ -80,8 +80,7 @@ def test_the_changes_of_the_preset() -> None:
     }
     words = {0: "none", 1: "one"}
     for config, text in said.items():
-        n_lost = lost[config] if config == "speed_30_90_rolling_50" else words.get(lost[config], lost[config])
-        assert text.endswith(f" {n_lost} of {tracks[config]}"), config
+        assert text.endswith(f" {words.get(lost[config], lost[config])} of {tracks[config]}"), config
         assert text in FLAT
     laps = episodes["lap"].mean().reindex(runs.index).groupby(runs["config"]).agg(["min", "max"])
     for config, verb in (("gas_60", "finish"), ("speed_30_90_rolling_50", "those of the preset")):

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from benchmarks import tables
 from benchmarks.provenance import ROOT
 from benchmarks.report import save_svg
-from benchmarks.studies.quick.run import FIRST_CHANGE, measured, study, whats_of
+from benchmarks.studies.quick.run import TABLES, development_runs, study
 from sb3_carracing.plotting import COLORS
 
 CURVES = ROOT / "docs" / "short_trainings_curves.svg"
@@ -34,8 +34,7 @@ def draw_curves(folder: Path) -> Figure:
 
 def draw_changes(folder: Path) -> Figure:
     """Draw mean scores and lost development tracks of the preset and of its changes, a dot per seed."""
-    runs = measured(folder)
-    runs = runs[runs["config"].isin(whats_of(folder, "target_speed")) & (runs["seed"] >= FIRST_CHANGE)]
+    runs = development_runs(folder, *TABLES[-1])
     figure = Figure(figsize=(11.0, 5.0), layout="constrained")
     scores, lost = figure.subplots(1, 2, sharey=True)
     labels = []

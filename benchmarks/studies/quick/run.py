@@ -85,15 +85,19 @@ def measured(folder: Path) -> pd.DataFrame:
     return runs.join(pd.DataFrame(columns)).sort_values("seed", kind="stable")
 
 
+def development_runs(folder: Path, group: str, seeds: Container[int]) -> pd.DataFrame:
+    """Return `measured` for a plan's group with these seeds."""
+    runs = measured(folder)
+    return runs[runs["config"].isin(whats_of(folder, group)) & runs["seed"].map(lambda seed: seed in seeds)]
+
+
 def report(folder: Path, group: str, seeds: Container[int]) -> str:
     """Return the scores of a plan's group with these seeds as a Markdown table."""
     whats = whats_of(folder, group)
-    runs = measured(folder)
-    chosen = runs[runs["config"].isin(whats) & runs["seed"].map(lambda seed: seed in seeds)]
     forms = {"seed": "d", "score": ".0f", "median": ".0f", "laps": ".0%", "lost": ".0%"}
     rows = [
         [whats[str(name)], *(", ".join(format(value, form) for value in own[column]) for column, form in forms.items())]
-        for name, own in chosen.groupby("config", sort=False)
+        for name, own in development_runs(folder, group, seeds).groupby("config", sort=False)
     ]
     return markdown(["change", "seeds", "mean scores", "medians", "laps", "lost tracks"], rows)
 

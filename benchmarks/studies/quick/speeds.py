@@ -70,7 +70,8 @@ def report(folder: Path, group: str) -> str:
             + [f"{gas_std[kind]:.2f}" for kind in KINDS]
             + [f"{lost[kind]} of {own['track'].nunique()}" for kind in KINDS]
         )
-    columns = (f"{column}, {kind}" for column in ("speed", "std of gas", "lost") for kind in ("mean", "sampled"))
+    second = "gas" if group == "quick" else "target"
+    columns = (f"{column}, {kind}" for column in ("speed", f"std of {second}", "lost") for kind in ("mean", "sampled"))
     return markdown(["run", "seed", *columns], rows)
 
 

@@ -5,6 +5,7 @@ from typing import Any, SupportsFloat
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.box2d import car_dynamics
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
@@ -45,12 +46,29 @@ class SignedPedals(gym.ActionWrapper[Any, NDArray[np.float32], Any], RecordConst
         return np.array([steering, max(pedal, 0.0), max(-pedal, 0.0)], dtype=np.float32)
 
 
+def gripping_gas(speed: float) -> float:
+    """Return the most gas at which the rear wheels of gymnasium's car grip a straight road.
+
+    A wheel pushes the car with a limited force. The engine's torque falls as the wheel turns faster, so a fast car may press more.
+
+    Args:
+        speed: of the car [units/s].
+    """
+    radius = car_dynamics.WHEEL_R * car_dynamics.SIZE
+    slip = car_dynamics.FRICTION_LIMIT / (205000.0 * car_dynamics.SIZE**2)  # [units/s] at which a wheel pushes hardest
+    turns = (speed + slip) / radius  # [rad/s]
+    return car_dynamics.FRICTION_LIMIT * radius * (turns + 5.0) / car_dynamics.ENGINE_POWER
+
+
 class TargetSpeed(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Drive CarRacing with two actions in [-1, 1]: steering, and the speed to drive at.
 
     A proportional controller presses gas or brake once per step. It reads the car's speed from the white bar on the dashboard
     of the latest observation, exact to 1.5 units/s, so it knows only what the agent sees. Apply this wrapper after
     `ActionRepeat` and `Grayscale`, and before wrappers that change gray levels, crop or stack.
+
+    The controller limits the gas so that the rear wheels do not spin. Spinning wheels do not hold the car in its lane, and at full
+    gas a car that has spun once keeps turning on the spot.
 
     Noise of the target slows the car, since CarRacing raises the gas by at most 0.1 per frame and lowers it at once.
 
@@ -60,6 +78,7 @@ class TargetSpeed(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         fastest: Target speed for action 1 [units/s]. At full gas the car drives at about 100.
         band: Distance below the target at which the gas is full [units/s]. The brake rises at the same rate, up to `brake`.
         brake: The most that the controller brakes, 0 to 1. From 0.9 on the wheels lock.
+        traction: The most that the controller presses the gas, as a share of `gripping_gas`. From 13 on there is no limit.
 
     Example:
         >>> env = TargetSpeed(gym.make("CarRacing-v3"))
@@ -71,9 +90,17 @@ class TargetSpeed(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """
 
     def __init__(
-        self, env: Env, slowest: float = 30.0, fastest: float = 90.0, band: float = 20.0, brake: float = 0.25
+        self,
+        env: Env,
+        slowest: float = 30.0,
+        fastest: float = 90.0,
+        band: float = 20.0,
+        brake: float = 0.25,
+        traction: float = 0.8,
     ) -> None:
-        RecordConstructorArgs.__init__(self, slowest=slowest, fastest=fastest, band=band, brake=brake)
+        RecordConstructorArgs.__init__(
+            self, slowest=slowest, fastest=fastest, band=band, brake=brake, traction=traction
+        )
         _check_pedals(env, "TargetSpeed")
         space = env.observation_space
         if not isinstance(space, spaces.Box) or space.dtype != np.uint8 or space.shape not in ((96, 96), (96, 96, 3)):
@@ -86,6 +113,7 @@ class TargetSpeed(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self.fastest = finite_number("fastest", fastest, self.slowest)
         self.band = finite_number("band", band, 1.0)
         self.brake = finite_number("brake", brake, 0.0, 1.0)
+        self.traction = finite_number("traction", traction, 0.1)
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
         self._speed = 0.0
 
@@ -100,7 +128,8 @@ class TargetSpeed(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         steering, wanted = action
         target = self.slowest + (self.fastest - self.slowest) * (float(wanted) + 1.0) / 2.0
         pedal = (target - self._speed) / self.band
-        pedals = [steering, np.clip(pedal, 0.0, 1.0), np.clip(-pedal, 0.0, self.brake)]
+        most_gas = min(1.0, self.traction * gripping_gas(self._speed))
+        pedals = [steering, np.clip(pedal, 0.0, most_gas), np.clip(-pedal, 0.0, self.brake)]
         observation, reward, terminated, truncated, info = self.env.step(np.array(pedals, np.float32))
         self._speed = shown_speed(observation[-ROWS:])
         return observation, reward, terminated, truncated, info

@@ -24,6 +24,7 @@ import sb3_carracing  # noqa: F401  (registers the ids)
 from sb3_carracing.envs import pedals, wrappers
 from sb3_carracing.envs.car_racing import CarRacing, off_road, to_gray
 from sb3_carracing.envs.fast.dashboard import shown_speed
+from sb3_carracing.envs.pedals import gripping_gas
 from sb3_carracing.envs.wrappers import (
     ActionRepeat,
     Contrast,
@@ -588,8 +589,50 @@ def test_target_speed_leaves_the_steering_and_presses_one_pedal() -> None:
     steering, gas, brake = np.array(pressed).T
     assert np.allclose(steering, -0.7)
     assert (gas * brake == 0.0).all()
-    assert (gas.min(), gas.max(), brake.min()) == (0.0, 1.0, 0.0)
+    assert (gas.min(), brake.min()) == (0.0, 0.0)
+    assert 0.1 < gas.max() < 0.7  # the limit at the speed that the car reaches
     assert 0.1 < brake.max() <= 0.25
+
+
+def slip_at_full_acceleration(share: float) -> float:
+    """Return how much faster [units/s] than a stock car its rear wheels turn at most, driving straight ahead for two seconds."""
+    env: Any = theirs().unwrapped
+    env.reset(seed=1)
+    car, slips = env.car, []
+    for _ in range(100):
+        speed = car.hull.linearVelocity.length
+        car.gas(share * gripping_gas(speed))
+        for wheel in car.wheels:
+            wheel.tiles.add(env.road[0])
+        car.step(1.0 / 50.0)
+        env.world.Step(1.0 / 50.0, 180, 60)
+        slips.append(max(wheel.omega * wheel.wheel_rad for wheel in car.wheels[2:]) - speed)
+    return max(slips)
+
+
+def test_rear_wheels_spin_only_above_the_gripping_gas() -> None:
+    assert slip_at_full_acceleration(1.0) < 4.9 < 10.0 < slip_at_full_acceleration(2.0)
+
+
+def turn_at_last(traction: float) -> float:
+    """Return by how much [rad] the car turns in the last second after something has turned it quickly."""
+    env: Any = TargetSpeed(Grayscale(ActionRepeat(ours(), 4)), traction=traction)
+    env.reset(seed=3)
+    ahead = np.array([0.0, 0.2], np.float32)
+    for _ in range(25):
+        env.step(ahead)
+    env.unwrapped.car.hull.angularVelocity = 8.0
+    for n in range(60):
+        env.step(ahead)
+        if n == 47:
+            before = env.unwrapped.car.hull.angle
+    return abs(env.unwrapped.car.hull.angle - before)
+
+
+def test_target_speed_ends_a_spin() -> None:
+    """Without a limit the car turns on the spot for good."""
+    assert turn_at_last(0.8) < 0.1
+    assert turn_at_last(100.0) > 3.0
 
 
 def test_target_speed_knows_the_latest_observation() -> None:
@@ -622,6 +665,7 @@ def test_target_speed_draws_once_a_step(drawings: list[str]) -> None:
         (ours, {"slowest": 50.0, "fastest": 49.0}, "fastest must be .*got 49.0"),
         (ours, {"band": 0.0}, "band must be .*got 0.0"),
         (ours, {"brake": 1.5}, "brake must be .*got 1.5"),
+        (ours, {"traction": 0.0}, "traction must be .*got 0.0"),
     ],
 )
 def test_target_speed_refuses(make: Any, keywords: dict[str, float], message: str) -> None:

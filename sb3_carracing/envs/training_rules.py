@@ -128,49 +128,6 @@ class RollingStart(TrainingRule):
 
 
 @training_rule
-class TurnedStart(TrainingRule):
-    """Start some episodes at a random tile, with a standing car that points anywhere.
-
-    An agent that has spun off the road finds back only if training shows it such places.
-    """
-
-    turned_start_rate: float = option(0.0, share, "Fraction of the episodes that start at a random tile, with a turned car.")
-    turned_start_frames: int = option(
-        150,
-        partial(whole_number, low=0, high=MAX_FRAMES),
-        "Frames after a turned start in which leaving the road does not end the episode.",
-    )
-
-    def first_tile(self, n_tiles: int, random: np.random.Generator) -> int:
-        """Draw whether the episode starts turned, and where."""
-        self._is_turned = bool(random.random() < self.turned_start_rate)
-        return int(random.integers(n_tiles)) if self._is_turned else 0
-
-    def begin(self, frame: Frame, random: np.random.Generator) -> None:
-        """Turn the car about its middle and let it stand."""
-        if not self._is_turned:
-            return
-        frame.skip_opening()
-        frame.excused.add("off_road")
-        hull, wheels = frame.car.hull, frame.car.wheels
-        turn = float(random.uniform(-np.pi, np.pi))
-        middle = hull.position.copy()
-        sine, cosine = np.sin(turn), np.cos(turn)
-        for body in (hull, *wheels):
-            x, y = body.position - middle
-            position = middle + (cosine * x - sine * y, sine * x + cosine * y)
-            body.transform = (position, body.angle + turn)
-            body.linearVelocity, body.angularVelocity = (0.0, 0.0), 0.0
-        for wheel in wheels:
-            wheel.omega = 0.0
-
-    def end(self, frame: Frame) -> None:
-        """Take the excuse back after a while."""
-        if frame.number >= self.turned_start_frames:
-            frame.excused.discard("off_road")
-
-
-@training_rule
 class SpeedPenalty(TrainingRule):
     """Subtract a penalty for speed above a limit."""
 

@@ -128,6 +128,31 @@ class RollingStart(TrainingRule):
 
 
 @training_rule
+class SlipperyRoad(TrainingRule):
+    """Give the road of each episode its own friction.
+
+    An agent that has learned on slippery roads keeps a margin on the road of the evaluation.
+    """
+
+    lowest_friction: float = option(
+        1.0,
+        partial(finite_number, low=0.6, high=1.0),
+        "Each episode draws the road's friction uniformly between this and 1, which is gymnasium's. Grass has 0.6.",
+    )
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the rule does anything."""
+        return self.lowest_friction < 1.0
+
+    def begin(self, frame: Frame, random: np.random.Generator) -> None:
+        """Draw the friction."""
+        friction = float(random.uniform(self.lowest_friction, 1.0))
+        for tile in frame.road:
+            tile.road_friction = friction
+
+
+@training_rule
 class SpeedPenalty(TrainingRule):
     """Subtract a penalty for speed above a limit."""
 

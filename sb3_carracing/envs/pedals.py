@@ -78,7 +78,6 @@ class TargetSpeed(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         fastest: Target speed for action 1 [units/s]. At full gas the car drives at about 100.
         band: Distance below the target at which the gas is full [units/s]. The brake rises at the same rate, up to `brake`.
         brake: The most that the controller brakes, 0 to 1. From 0.9 on the wheels lock.
-        coast: How far the car may be above the target before the controller brakes [units/s].
         traction: The most that the controller presses the gas, as a share of `gripping_gas`. From 13 on there is no limit.
 
     Example:
@@ -98,10 +97,9 @@ class TargetSpeed(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         band: float = 20.0,
         brake: float = 0.25,
         traction: float = 0.8,
-        coast: float = 0.0,
     ) -> None:
         RecordConstructorArgs.__init__(
-            self, slowest=slowest, fastest=fastest, band=band, brake=brake, traction=traction, coast=coast
+            self, slowest=slowest, fastest=fastest, band=band, brake=brake, traction=traction
         )
         _check_pedals(env, "TargetSpeed")
         space = env.observation_space
@@ -116,7 +114,6 @@ class TargetSpeed(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self.band = finite_number("band", band, 1.0)
         self.brake = finite_number("brake", brake, 0.0, 1.0)
         self.traction = finite_number("traction", traction, 0.1)
-        self.coast = finite_number("coast", coast, 0.0)
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
         self._speed = 0.0
 
@@ -130,10 +127,9 @@ class TargetSpeed(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         """Return what `env` returns for the pedals that bring the car to the target speed."""
         steering, wanted = action
         target = self.slowest + (self.fastest - self.slowest) * (float(wanted) + 1.0) / 2.0
-        missing = target - self._speed
+        pedal = (target - self._speed) / self.band
         most_gas = min(1.0, self.traction * gripping_gas(self._speed))
-        gas, brake = np.clip(missing / self.band, 0.0, most_gas), np.clip((-missing - self.coast) / self.band, 0.0, self.brake)
-        pedals = [steering, gas, brake]
+        pedals = [steering, np.clip(pedal, 0.0, most_gas), np.clip(-pedal, 0.0, self.brake)]
         observation, reward, terminated, truncated, info = self.env.step(np.array(pedals, np.float32))
         self._speed = shown_speed(observation[-ROWS:])
         return observation, reward, terminated, truncated, info

@@ -114,3 +114,22 @@ def test_speed_above_the_limit_costs() -> None:
         assert info["score"] == ruled_info["score"]
         costs.append(speed > 40.0)
     assert 20 < sum(costs) < 60
+
+
+@pytest.mark.usefixtures("cheap_observations")
+def test_slippery_roads() -> None:
+    """Each episode has its own friction, and the wheels push the car that much less at full gas."""
+    plain, ruled = CarRacing(), CarRacing(lowest_friction=0.6)
+    frictions, shares = [], []
+    for seed in range(12):
+        plain.reset(seed=seed)
+        ruled.reset(seed=seed)
+        assert plain.track == ruled.track
+        (friction,) = {tile.road_friction for tile in ruled.road}
+        frictions.append(friction)
+        for _ in range(25):
+            plain.step(GAS)
+            ruled.step(GAS)
+        shares.append(ruled.car.hull.linearVelocity.length / plain.car.hull.linearVelocity.length)
+    assert 0.6 <= min(frictions) < 0.7 < 0.9 < max(frictions) < 1.0
+    np.testing.assert_allclose(shares, frictions, atol=0.05)

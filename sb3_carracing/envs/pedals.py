@@ -68,7 +68,7 @@ class TargetSpeed(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     `ActionRepeat` and `Grayscale`, and before wrappers that change gray levels, crop or stack.
 
     The controller limits the gas so that the rear wheels do not spin. Spinning wheels do not hold the car in its lane, and at full
-    gas a car that has spun once keeps turning on the spot.
+    gas a car that has spun once keeps turning on the spot. The training rule `unlimited_gas` switches the limit off.
 
     Noise of the target slows the car, since CarRacing raises the gas by at most 0.1 per frame and lowers it at once.
 
@@ -96,11 +96,9 @@ class TargetSpeed(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         fastest: float = 90.0,
         band: float = 20.0,
         brake: float = 0.25,
-        traction: float = 0.8,
+        traction: float = 1.0,
     ) -> None:
-        RecordConstructorArgs.__init__(
-            self, slowest=slowest, fastest=fastest, band=band, brake=brake, traction=traction
-        )
+        RecordConstructorArgs.__init__(self, slowest=slowest, fastest=fastest, band=band, brake=brake, traction=traction)
         _check_pedals(env, "TargetSpeed")
         space = env.observation_space
         if not isinstance(space, spaces.Box) or space.dtype != np.uint8 or space.shape not in ((96, 96), (96, 96, 3)):
@@ -114,6 +112,8 @@ class TargetSpeed(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self.band = finite_number("band", band, 1.0)
         self.brake = finite_number("brake", brake, 0.0, 1.0)
         self.traction = finite_number("traction", traction, 0.1)
+        rules = getattr(env.unwrapped, "rules", None)
+        self._limits_gas = rules is None or not rules.options["unlimited_gas"]
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
         self._speed = 0.0
 
@@ -128,7 +128,7 @@ class TargetSpeed(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         steering, wanted = action
         target = self.slowest + (self.fastest - self.slowest) * (float(wanted) + 1.0) / 2.0
         pedal = (target - self._speed) / self.band
-        most_gas = min(1.0, self.traction * gripping_gas(self._speed))
+        most_gas = min(1.0, self.traction * gripping_gas(self._speed)) if self._limits_gas else 1.0
         pedals = [steering, np.clip(pedal, 0.0, most_gas), np.clip(-pedal, 0.0, self.brake)]
         observation, reward, terminated, truncated, info = self.env.step(np.array(pedals, np.float32))
         self._speed = shown_speed(observation[-ROWS:])

@@ -153,6 +153,16 @@ class SlipperyRoad(TrainingRule):
 
 
 @training_rule
+class UnlimitedGas(TrainingRule):
+    """Let the rear wheels spin in training. `TargetSpeed` asks for this rule.
+
+    Agents that have trained with a limit on the gas take more risks, and it saves them less often in evaluation.
+    """
+
+    unlimited_gas: bool = option(False, true_or_false, "`TargetSpeed` does not limit the gas.")
+
+
+@training_rule
 class SpeedPenalty(TrainingRule):
     """Subtract a penalty for speed above a limit."""
 

@@ -27,16 +27,21 @@ from sb3_carracing.plotting import COLORS
 RESULTS = tables.RESULTS / "beta_or_gaussian"
 PAGE = ROOT / "docs" / "beta_or_gaussian.md"
 FIGURE = "beta_or_gaussian.svg"
+FEWEST = 3
+"""Seeds without which a task is not reported yet."""
 
 
 def scores(results: Path = RESULTS) -> dict[str, dict[str, np.ndarray]]:
-    """Return the scores `(n_seeds,)` by task and algorithm, of the seeds that both algorithms have finished."""
+    """Return the scores `(n_seeds,)` by task and algorithm, of the seeds that both algorithms have finished.
+
+    Tasks with fewer than `FEWEST` of them are left out.
+    """
     runs = tables.finished(results)
     found = {}
     for task in plan():
         own = runs[runs["config"].isin([f"{algo}_{task}" for algo in ALGORITHMS])]
         table = own.pivot_table(index="seed", columns="config", values="score").dropna()
-        if len(table.columns) == len(ALGORITHMS) and len(table):
+        if len(table.columns) == len(ALGORITHMS) and len(table) >= FEWEST:
             found[task] = {algo: table[f"{algo}_{task}"].to_numpy() for algo in ALGORITHMS}
     return found
 

@@ -25,7 +25,7 @@ from sb3_carracing.agents import read_agent
 from sb3_carracing.runs import read_run
 
 TABLE = "recovery.csv"
-TRACTIONS = {"none": 100.0, "0.8": 0.8}
+TRACTIONS = {"none": 100.0, "1": 1.0}
 """Limits of the gas, see `TargetSpeed`."""
 
 

@@ -97,6 +97,11 @@ def test_the_report_counts_pairs_and_leaves_single_seeds_out(tmp_path: Path) -> 
     assert statistics.interquartile_mean(own["beta_ppo"][:, None, None])[0] == 4.0
 
 
+def test_two_seeds_are_not_reported(tmp_path: Path) -> None:
+    stored(tmp_path, beta=[3.0, 4.0, 5.0], gaussian=[1.0, 2.0])
+    assert report.scores(tmp_path) == {}
+
+
 def test_the_table_and_the_figure_show_the_tasks_with_runs(tmp_path: Path) -> None:
     stored(tmp_path, beta=[3.0, 4.0, 5.0], gaussian=[1.0, 2.0, 2.5])
     page = report.table(tmp_path)

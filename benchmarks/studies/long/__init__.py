@@ -1,1 +1,0 @@
-"""Trainings with up to 5 M frames: how far an agent gets in one run."""

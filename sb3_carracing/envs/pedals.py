@@ -47,9 +47,10 @@ class SignedPedals(gym.ActionWrapper[Any, NDArray[np.float32], Any], RecordConst
 
 
 def gripping_gas(speed: float) -> float:
-    """Return the most gas at which the rear wheels of gymnasium's car grip a straight road.
+    """Return the most gas at which the rear wheels of gymnasium's car grip a straight road at a steady speed.
 
-    A wheel pushes the car with a limited force. The engine's torque falls as the wheel turns faster, so a fast car may press more.
+    A wheel pushes the car with a limited force. The engine's torque falls as the wheel turns faster, so a fast car may press
+    more: the result rises linearly, from 0.08 for a standing car to 1 at 92 units/s.
 
     Args:
         speed: of the car [units/s].
@@ -67,8 +68,8 @@ class TargetSpeed(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     of the latest observation, exact to 1.5 units/s, so it knows only what the agent sees. Apply this wrapper after
     `ActionRepeat` and `Grayscale`, and before wrappers that change gray levels, crop or stack.
 
-    The controller limits the gas so that the rear wheels do not spin. Spinning wheels do not hold the car in its lane, and at full
-    gas a car that has spun once keeps turning on the spot. The training rule `unlimited_gas` switches the limit off.
+    The controller limits the gas so that the rear wheels do not spin. Spinning wheels do not hold the car sideways: at full
+    gas, a car that has spun keeps turning on the spot. The training rule `unlimited_gas` switches the limit off.
 
     Noise of the target slows the car, since CarRacing raises the gas by at most 0.1 per frame and lowers it at once.
 
@@ -78,7 +79,7 @@ class TargetSpeed(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         fastest: Target speed for action 1 [units/s]. At full gas the car drives at about 100.
         band: Distance below the target at which the gas is full [units/s]. The brake rises at the same rate, up to `brake`.
         brake: The most that the controller brakes, 0 to 1. From 0.9 on the wheels lock.
-        traction: The most that the controller presses the gas, as a share of `gripping_gas`. From 13 on there is no limit.
+        traction: The limit of the gas, as a share of what the wheels grip at this speed. From 13.2 on there is no limit.
 
     Example:
         >>> env = TargetSpeed(gym.make("CarRacing-v3"))

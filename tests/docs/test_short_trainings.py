@@ -44,7 +44,7 @@ def test_the_fresh_seeds(page: str, config: str, seeds: range) -> None:
 def test_the_tables_of_the_seeds() -> None:
     found = report_of_seeds(RESULTS / "quick_test").split("\n\n")[1::2]
     assert len(found) == 8
-    assert [sum(table in page for table in found) for page in (PAGE, PEDALS)] == [2, 3]  # the preset's earlier versions have none
+    assert [sum(table in page for table in found) for page in (PAGE, PEDALS)] == [2, 3]  # earlier versions have none
 
 
 def test_the_development_runs() -> None:
@@ -83,7 +83,7 @@ def test_the_changes_of_the_preset() -> None:
         assert text.endswith(f" {words.get(lost[config], lost[config])} of {tracks[config]}"), config
         assert text in FLAT
     laps = episodes["lap"].mean().reindex(runs.index).groupby(runs["config"]).agg(["min", "max"])
-    for config, verb in (("gas_60", "finish"), ("speed_30_90_rolling_50", "those of the previous preset")):
+    for config, verb in (("gas_60", "finish"), ("speed_30_90_rolling_50", "those of the preset")):
         assert f"{verb} {laps['min'][config] * 100:.0f} to {laps['max'][config] * 100:.0f} %" in FLAT
     progress = pd.read_csv(RESULTS / "quick" / "progress.csv.gz", low_memory=False).dropna(subset=["rollout/score"])
     nearest = (progress["time/frames"] - 100_000).abs().groupby(progress["run"]).idxmin()
@@ -91,7 +91,7 @@ def test_the_changes_of_the_preset() -> None:
     for config, text in (
         ("gas_40", "{} (gas at most 0.4)"),
         ("gas_60", "{} (0.6)"),
-        ("speed_30_90_rolling_50", "{} (the previous preset)"),
+        ("speed_30_90_rolling_50", "{} (the preset)"),
     ):
         mean = halfway[[f"{config}-{seed}" for seed in (581, 597, 613)]].mean()
         assert text.format(round(mean)) in FLAT

@@ -595,7 +595,7 @@ def test_target_speed_leaves_the_steering_and_presses_one_pedal() -> None:
 
 
 def slip_at_full_acceleration(share: float) -> float:
-    """Return how much faster [units/s] than a stock car its rear wheels turn at most, driving straight ahead for two seconds."""
+    """Return by how much [units/s] the rear wheels of a stock car turn too fast at most, in two seconds straight ahead."""
     env: Any = theirs().unwrapped
     env.reset(seed=1)
     car, slips = env.car, []
@@ -607,7 +607,7 @@ def slip_at_full_acceleration(share: float) -> float:
         car.step(1.0 / 50.0)
         env.world.Step(1.0 / 50.0, 180, 60)
         slips.append(max(wheel.omega * wheel.wheel_rad for wheel in car.wheels[2:]) - speed)
-    return max(slips)
+    return float(max(slips))
 
 
 def test_rear_wheels_spin_only_above_the_gripping_gas() -> None:
@@ -626,7 +626,7 @@ def turn_at_last(traction: float = 1.0, **training: Any) -> float:
         env.step(ahead)
         if n == 47:
             before = env.unwrapped.car.hull.angle
-    return abs(env.unwrapped.car.hull.angle - before)
+    return float(abs(env.unwrapped.car.hull.angle - before))
 
 
 def test_target_speed_ends_a_spin() -> None:

@@ -13,8 +13,7 @@ from sb3_carracing.plotting import COLORS
 
 CURVES = ROOT / "docs" / "short_trainings_curves.svg"
 CHANGES = ROOT / "docs" / "short_trainings_changes.svg"
-PREVIOUS = "speed_30_90_rolling_50"
-SHORT = {PREVIOUS: "the previous preset", "slippery_70": "the preset"}
+PRESET = "speed_30_90_rolling_50"
 LABELS = {"quick": "BetaPPO, the preset", "quick_gaussian": "stock PPO, Gaussian"}
 
 
@@ -34,18 +33,18 @@ def draw_curves(folder: Path) -> Figure:
 
 
 def draw_changes(folder: Path) -> Figure:
-    """Draw mean scores and lost development tracks of the previous preset and of its changes, a dot per seed."""
+    """Draw mean scores and lost development tracks of the preset and of its changes, a dot per seed."""
     runs = development_runs(folder, "target_speed", range(FIRST_CHANGE, 1000))
     figure = Figure(figsize=(11.0, 8.0), layout="constrained")
     scores, lost = figure.subplots(1, 2, sharey=True)
     labels = []
     for place, (config, own) in enumerate(runs.groupby("config", sort=False)):
-        what = SHORT.get(str(config), study().configs[str(config)].what.replace("`", ""))
+        what = "the preset, without a limit" if config == PRESET else study().configs[str(config)].what.replace("`", "")
         labels.append(f"{what} ({len(own)})")
         y = place + np.linspace(-0.25, 0.25, len(own)) if len(own) > 1 else [float(place)]
         scores.plot(own["score"], y, "o", color=COLORS[0], markersize=5)
         lost.plot(100.0 * own["lost"], y, "o", color=COLORS[0], markersize=5)
-    scores.axvline(runs["score"][runs["config"] == PREVIOUS].mean(), color="gray", linewidth=1.0)
+    scores.axvline(runs["score"][runs["config"] == PRESET].mean(), color="gray", linewidth=1.0)
     scores.set(xlabel="mean score", yticks=range(len(labels)), yticklabels=labels)
     scores.invert_yaxis()
     lost.set(xlabel="lost tracks, %")

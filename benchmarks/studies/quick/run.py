@@ -31,9 +31,9 @@ from sb3_carracing.runs import Run
 FIRST_SEED = 4_000_000
 GROUPS = ("quick", "target_speed")
 FIRST_CHANGE = 581
-"""First seed of the runs that change the previous preset. They and its own runs with these seeds are evaluated on 100 tracks."""
+"""First seed of the runs that change the preset. They and its own runs with these seeds are evaluated on 100 tracks."""
 FIRST_LIMIT = 661
-"""First seed of the runs that led to the limit on the gas and to slippery roads."""
+"""First seed of the runs with a limit on the gas, and of those that led to it."""
 TABLES = (
     ("quick", range(FIRST_CHANGE)),
     ("target_speed", range(FIRST_CHANGE)),

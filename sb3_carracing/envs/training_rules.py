@@ -129,10 +129,7 @@ class RollingStart(TrainingRule):
 
 @training_rule
 class SlipperyRoad(TrainingRule):
-    """Give the road of each episode its own friction.
-
-    An agent that has learned on slippery roads keeps a margin on the road of the evaluation.
-    """
+    """Give the road of each episode its own friction, so that the agent learns to keep a margin."""
 
     lowest_friction: float = option(
         1.0,
@@ -154,12 +151,12 @@ class SlipperyRoad(TrainingRule):
 
 @training_rule
 class UnlimitedGas(TrainingRule):
-    """Let the rear wheels spin in training. `TargetSpeed` asks for this rule.
+    """Let the rear wheels spin in training, where `TargetSpeed` would limit the gas.
 
-    Agents that have trained with a limit on the gas take more risks, and it saves them less often in evaluation.
+    So a spin keeps its price for an agent that learns. Evaluations drop the rule, and there the limit lets the car drive on.
     """
 
-    unlimited_gas: bool = option(False, true_or_false, "`TargetSpeed` does not limit the gas.")
+    unlimited_gas: bool = option(False, true_or_false, "The wrapper `TargetSpeed` does not limit the gas.")
 
 
 @training_rule

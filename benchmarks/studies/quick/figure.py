@@ -39,7 +39,7 @@ def draw_changes(folder: Path) -> Figure:
     scores, lost = figure.subplots(1, 2, sharey=True)
     labels = []
     for place, (config, own) in enumerate(runs.groupby("config", sort=False)):
-        what = "the preset, without a limit" if config == PRESET else study().configs[str(config)].what.replace("`", "")
+        what = "the preset without the limit" if config == PRESET else study().configs[str(config)].what.replace("`", "")
         labels.append(f"{what} ({len(own)})")
         y = place + np.linspace(-0.25, 0.25, len(own)) if len(own) > 1 else [float(place)]
         scores.plot(own["score"], y, "o", color=COLORS[0], markersize=5)

@@ -1,11 +1,12 @@
-"""Whether the last agents of the plan's runs drive on after a spin, with and without a limit on the gas.
+"""Whether the last agents of the plan's and the preset's runs drive on after a spin, with and without a limit on the gas.
 
-    python -m benchmarks.studies.quick.recovery --only speed_30_90_rolling_50 --seeds 581 597 613 629
+    python -m benchmarks.studies.quick.recovery --only decay_from_40 --seeds 597
+    python -m benchmarks.studies.quick.recovery --only quick --seeds 41 42 43 --logs logs/quick_test
     python -m benchmarks.studies.quick.recovery --report
 
 Reads the agents in `--logs` and puts a row per track into recovery.csv. Each agent drives the tracks four times: with and
 without the limit of `TargetSpeed`, and with and without a stop, in which the environment once steers the car at random and
-brakes until it stands (`standstill_rate`).
+brakes until it stands (`standstill_rate`). Hard braking in a turn often leaves the car beside the road or turned around.
 """
 
 import itertools
@@ -19,14 +20,19 @@ import torch as th
 
 from benchmarks import options, tables
 from benchmarks.report import LOST, markdown
-from benchmarks.runner import LOGS, Config, run_id, start_folders
-from benchmarks.studies.quick.run import FIRST_SEED, evaluation_env, study
+from benchmarks.runner import LOGS, Config, Study, run_id, start_folders
+from benchmarks.studies.quick.run import FIRST_SEED, evaluation_env, study, test_study
 from sb3_carracing.agents import read_agent
 from sb3_carracing.runs import read_run
 
 TABLE = "recovery.csv"
 TRACTIONS = {"none": 100.0, "1": 1.0}
 """Limits of the gas, see `TargetSpeed`."""
+
+
+def both_studies() -> Study:
+    """Return the plan's runs and the preset's as one study."""
+    return replace(study(), configs=study().configs | test_study().configs)
 
 
 def drives(config: Config, folder: Path, tracks: Sequence[int]) -> Iterator[dict[str, Any]]:
@@ -51,14 +57,19 @@ def drives(config: Config, folder: Path, tracks: Sequence[int]) -> Iterator[dict
 
 
 def report(folder: Path) -> str:
-    """Return a Markdown table with a row per run: lost tracks without and with the limit, without a stop and with one."""
-    rows = []
+    """Return a Markdown table with a row per run: mean scores without a stop, and lost tracks without a stop and with one."""
+    configs, rows = both_studies().configs, []
     for run, own in tables.read(folder, TABLE).groupby("run", sort=False):
         name, _, seed = str(run).rpartition("-")
-        lost = (own["score"] < LOST).groupby([own["stops"], own["limit"]]).sum()
-        counts = [f"{lost[stops, limit]}" for stops, limit in itertools.product((0, 1), TRACTIONS)]
-        rows.append([study().configs[name].what, seed, f"{own['track'].nunique()}", *counts])
-    return markdown(["run", "seed", "tracks", "no limit", "limit", "no limit, stop", "limit, stop"], rows)
+        kinds = own.groupby(["stops", "limit"])["score"]
+        mean, lost = kinds.mean(), kinds.agg(lambda scores: (scores < LOST).sum())
+        rows.append(
+            [configs[name].what, seed]
+            + [f"{mean[0, limit]:.1f}" for limit in TRACTIONS]
+            + [f"{lost[stops, limit]} of {own['track'].nunique()}" for stops in (0, 1) for limit in TRACTIONS]
+        )
+    columns = (f"{column}, {kind}" for column in ("score", "lost", "lost after a stop") for kind in ("no limit", "limit"))
+    return markdown(["run", "seed", *columns], rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -75,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     th.set_num_threads(1)
     tracks = range(FIRST_SEED, FIRST_SEED + args.tracks)
-    for config in study().chosen(args.only):
+    for config in both_studies().chosen(args.only):
         for seed in args.seeds:
             if starts := start_folders(config, args.logs / config.name / f"seed_{seed}"):
                 tables.add(args.out, {TABLE: list(drives(config, starts[-1], tracks))}, run_id(config, seed))

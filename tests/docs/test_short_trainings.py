@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.report import interquartile_mean
-from benchmarks.studies.quick import speeds
+from benchmarks.studies.quick import recovery, speeds
 from benchmarks.studies.quick.run import FIRST_CHANGE, FIRST_LIMIT, GROUPS, TABLES, report, report_of_seeds
 
 ROOT = Path(__file__).parents[2]
@@ -95,3 +95,28 @@ def test_the_changes_of_the_preset() -> None:
     ):
         mean = halfway[[f"{config}-{seed}" for seed in (581, 597, 613)]].mean()
         assert text.format(round(mean)) in FLAT
+
+
+def test_the_limit_on_the_gas() -> None:
+    """What the page's prose says of the agents that drive with a limit, and of those without."""
+    assert recovery.report(RESULTS / "quick").strip() in PAGE
+    stored = pd.read_csv(RESULTS / "quick" / "recovery.csv")
+    stored = stored[stored["run"].str.startswith("quick-")]
+    lost = (stored["score"] < 700).groupby([stored["stops"], stored["limit"]]).sum()
+    text = "lose {} instead of {} of 160 tracks, and {} instead of {} after a stop"
+    assert text.format(lost[0, "1"], lost[0, "none"], lost[1, "1"], lost[1, "none"]) in FLAT
+    episodes = pd.read_csv(RESULTS / "quick" / "episodes.csv")
+    config = episodes["run"].str.rpartition("-")[0]
+    limited = {
+        "{} of 1,200": config.str.startswith("traction_") & ~config.isin(["traction_1", "traction_2", "traction_3"]),
+        "{} of 1,000": config.str.startswith("slippery_70"),
+    }
+    for text, chosen in limited.items():
+        assert f"lose {text.format((episodes['score'][chosen] < 700).sum())} tracks" in FLAT
+    either = pd.concat([episodes["score"][chosen] for chosen in limited.values()])
+    tests = pd.read_csv(RESULTS / "quick_test" / "episodes.csv")
+    without = tests["score"][tests["run"].str.startswith("quick_no_limit-")]
+    either, without = either[either < 700], without[without < 700]
+    assert f"The {len(either)} lost tracks of these 22 runs have a median score of {either.median():.0f}" in FLAT
+    assert f"The median of the {len(without)} test tracks above is {without.median():.0f}." in FLAT
+    assert f"Of these, {(without < 400).sum()} have scores below 400" in FLAT

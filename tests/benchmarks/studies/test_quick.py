@@ -123,5 +123,5 @@ def test_the_figures_show_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     counts = runs["config"][runs["seed"] >= FIRST_CHANGE].value_counts()
     assert len(counts) >= 13
     for name, n_seeds in counts.items():
-        what = "the preset" if name == figure.PRESET else study().configs[str(name)].what.replace("`", "")
+        what = "the preset without the limit" if name == figure.PRESET else study().configs[str(name)].what.replace("`", "")
         assert f">{what} ({n_seeds})<" in changes

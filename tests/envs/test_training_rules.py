@@ -14,9 +14,9 @@ from stable_baselines3.common.env_util import make_vec_env
 from sb3_carracing import BetaPPO
 from sb3_carracing.envs import rule_engine
 from sb3_carracing.envs.car_racing import CarRacing
+from sb3_carracing.envs.lap import Lap
 from sb3_carracing.envs.training_rules import (
     Frame,
-    Lap,
     Standstill,
     Standstills,
     TrainingRule,

@@ -5,11 +5,12 @@ from typing import Any, SupportsFloat
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.envs.box2d import car_dynamics
+from gymnasium.envs.box2d.car_dynamics import SIZE, WHEEL_R
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
 from sb3_carracing.checks import finite_number
+from sb3_carracing.envs.fast.car import ENGINE_POWER, FRICTION_LIMIT, SLIP_FORCE
 from sb3_carracing.envs.fast.dashboard import ROWS, shown_speed
 from sb3_carracing.errors import UserError
 
@@ -55,10 +56,10 @@ def gripping_gas(speed: float) -> float:
     Args:
         speed: of the car [units/s].
     """
-    radius = car_dynamics.WHEEL_R * car_dynamics.SIZE
-    slip = car_dynamics.FRICTION_LIMIT / (205000.0 * car_dynamics.SIZE**2)  # [units/s] at which a wheel pushes hardest
+    radius = WHEEL_R * SIZE
+    slip = FRICTION_LIMIT / SLIP_FORCE  # [units/s] at which a wheel pushes hardest
     turns = (speed + slip) / radius  # [rad/s]
-    return car_dynamics.FRICTION_LIMIT * radius * (turns + 5.0) / car_dynamics.ENGINE_POWER
+    return float(FRICTION_LIMIT * radius * (turns + 5.0) / ENGINE_POWER)
 
 
 class TargetSpeed(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -114,7 +115,8 @@ class TargetSpeed(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self.brake = finite_number("brake", brake, 0.0, 1.0)
         self.traction = finite_number("traction", traction, 0.1)
         rules = getattr(env.unwrapped, "rules", None)
-        self._limits_gas = rules is None or not rules.options["unlimited_gas"]
+        if rules is not None and rules.options["unlimited_gas"]:
+            self.traction = np.inf
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
         self._speed = 0.0
 
@@ -129,7 +131,7 @@ class TargetSpeed(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         steering, wanted = action
         target = self.slowest + (self.fastest - self.slowest) * (float(wanted) + 1.0) / 2.0
         pedal = (target - self._speed) / self.band
-        most_gas = min(1.0, self.traction * gripping_gas(self._speed)) if self._limits_gas else 1.0
+        most_gas = min(1.0, self.traction * gripping_gas(self._speed))
         pedals = [steering, np.clip(pedal, 0.0, most_gas), np.clip(-pedal, 0.0, self.brake)]
         observation, reward, terminated, truncated, info = self.env.step(np.array(pedals, np.float32))
         self._speed = shown_speed(observation[-ROWS:])

@@ -10,20 +10,18 @@ brakes until it stands (`standstill_rate`). Hard braking in a turn often leaves 
 """
 
 import itertools
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch as th
-
-from benchmarks import options, tables
+from benchmarks import tables
 from benchmarks.report import LOST, markdown
-from benchmarks.runner import LOGS, Config, Study, run_id, start_folders
-from benchmarks.studies.quick.run import FIRST_SEED, evaluation_env, study, test_study
-from sb3_carracing.agents import read_agent
-from sb3_carracing.runs import read_run
+from benchmarks.runner import Study
+from benchmarks.studies.quick import agents
+from benchmarks.studies.quick.run import study, test_study
+from sb3_carracing.evaluation import evaluate
+from sb3_carracing.pipelines import PipelineEnv
 
 TABLE = "recovery.csv"
 TRACTIONS = {"none": 100.0, "1": 1.0}
@@ -35,25 +33,16 @@ def both_studies() -> Study:
     return replace(study(), configs=study().configs | test_study().configs)
 
 
-def drives(config: Config, folder: Path, tracks: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """Drive the tracks with the last agent in a run's folder; yield the rows of the table."""
-    run = read_run(folder, trust=True)
-    model = read_agent(run.agent_file(last=True), run.algo, trust=True)
-    plain = evaluation_env(run, config)
+def drives(model: Any, make_env: PipelineEnv, tracks: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Drive the tracks with an agent; yield the rows of the table."""
     for stops, (limit, traction) in itertools.product((0, 1), TRACTIONS.items()):
         wrappers = tuple(
             replace(call, kwargs=call.kwargs | {"traction": traction}) if call.path.endswith(".TargetSpeed") else call
-            for call in plain.wrappers
+            for call in make_env.wrappers
         )
-        env = replace(plain, kwargs=plain.kwargs | {"standstill_rate": float(stops)}, wrappers=wrappers)()
-        for track in tracks:
-            obs, _ = env.reset(seed=track)
-            over = False
-            while not over:
-                action, _ = model.predict(obs, deterministic=True)
-                obs, _, terminated, truncated, info = env.step(action)
-                over = terminated or truncated
-            yield {"stops": stops, "limit": limit, "track": track, "score": info["score"], "frames": info["frames"]}
+        changed = replace(make_env, kwargs=make_env.kwargs | {"standstill_rate": float(stops)}, wrappers=wrappers)
+        for result in evaluate(model, changed, tracks):
+            yield {"stops": stops, "limit": limit, "track": result.seed, "score": result.score, "frames": result.frames}
 
 
 def report(folder: Path) -> str:
@@ -74,23 +63,7 @@ def report(folder: Path) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    out = tables.RESULTS / "quick"
-    parser = options.parser(__doc__, out=out, out_help="folder of the study's tables", seeds=(581, 597, 613, 629))
-    parser.add_argument("--only", nargs="+", metavar="CONFIG", help="configurations (default: all)")
-    parser.add_argument("--logs", type=Path, default=LOGS / "quick", help="where the trainings lie (default: %(default)s)")
-    parser.add_argument("--tracks", type=int, default=40, help="development tracks (default: 40)")
-    parser.add_argument("--report", action="store_true", help="print the table of what is stored and stop")
-    args = parser.parse_args(argv)
-    if args.report:
-        print(report(args.out))
-        return
-    th.set_num_threads(1)
-    tracks = range(FIRST_SEED, FIRST_SEED + args.tracks)
-    for config in both_studies().chosen(args.only):
-        for seed in args.seeds:
-            if starts := start_folders(config, args.logs / config.name / f"seed_{seed}"):
-                tables.add(args.out, {TABLE: list(drives(config, starts[-1], tracks))}, run_id(config, seed))
-                print(run_id(config, seed), file=sys.stderr)
+    agents.main(argv, __doc__, both_studies(), TABLE, drives, report, seeds=(41, 42, 43, 44), n_tracks=40)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Reads the agents in `--logs` and puts a row per track into speeds.csv: the mean 
 deviation of the second action, which is the gas or, with `TargetSpeed`, the wanted speed from -1 to 1.
 """
 
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,23 +14,20 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from benchmarks import options, tables
+from benchmarks import tables
 from benchmarks.report import LOST, markdown
-from benchmarks.runner import LOGS, Config, run_id, start_folders
-from benchmarks.studies.quick.run import FIRST_SEED, GROUPS, evaluation_env, study, whats_of
-from sb3_carracing.agents import read_agent
-from sb3_carracing.runs import read_run
+from benchmarks.studies.quick import agents
+from benchmarks.studies.quick.run import GROUPS, study, whats_of
+from sb3_carracing.pipelines import PipelineEnv
 
 TABLE = "speeds.csv"
 KINDS = ("deterministic", "sample")
 START = 20  # decisions at the start that do not count, as the car is still accelerating
 
 
-def drives(config: Config, folder: Path, tracks: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """Drive the tracks with the last agent in a run's folder; yield the rows of the table."""
-    run = read_run(folder, trust=True)
-    model = read_agent(run.agent_file(last=True), run.algo, trust=True)
-    env = evaluation_env(run, config)()
+def drives(model: Any, make_env: PipelineEnv, tracks: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Drive the tracks with an agent; yield the rows of the table."""
+    env = make_env()
     for actions in KINDS:
         for track in tracks:
             th.manual_seed(track)
@@ -75,25 +71,14 @@ def report(folder: Path, group: str) -> str:
     return markdown(["run", "seed", *columns], rows)
 
 
+def reports(folder: Path) -> str:
+    """Return the tables of both groups."""
+    return "\n".join(report(folder, group) for group in GROUPS)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    out = tables.RESULTS / "quick"
-    parser = options.parser(__doc__, out=out, out_help="folder of the study's tables", seeds=(401, 402, 403))
-    parser.add_argument("--only", nargs="+", metavar="CONFIG", help="configurations (default: all)")
-    parser.add_argument("--logs", type=Path, default=LOGS / "quick", help="where the trainings lie (default: %(default)s)")
-    parser.add_argument("--tracks", type=int, default=12, help="development tracks (default: 12)")
-    parser.add_argument("--report", action="store_true", help="print the table of what is stored and stop")
-    args = parser.parse_args(argv)
-    if args.report:
-        print("\n".join(report(args.out, group) for group in GROUPS))
-        return
-    th.set_num_threads(1)
-    tracks = range(FIRST_SEED, FIRST_SEED + args.tracks)
-    for config in study().chosen(args.only):
-        for seed in args.seeds:
-            if starts := start_folders(config, args.logs / config.name / f"seed_{seed}"):
-                tables.add(args.out, {TABLE: list(drives(config, starts[-1], tracks))}, run_id(config, seed))
-                print(run_id(config, seed), file=sys.stderr)
+    agents.main(argv, __doc__, study(), TABLE, drives, reports, seeds=(401, 402, 403), n_tracks=12)
 
 
 if __name__ == "__main__":

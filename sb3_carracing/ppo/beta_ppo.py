@@ -26,7 +26,7 @@ from stable_baselines3.common.type_aliases import (
     RolloutBufferSamples,
     Schedule,
 )
-from stable_baselines3.common.utils import explained_variance, update_learning_rate
+from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_carracing.errors import UserError
@@ -58,9 +58,6 @@ from sb3_carracing.ppo.torch_layers import ImageExtractor
 from sb3_carracing.system import keep_freed_memory
 
 __all__ = ["BetaPPO", "NonFiniteLossError"]
-
-RATE_STEP = 1.2
-"""Factor by which `desired_kl` changes the learning rate."""
 
 
 class BetaPPO(BetaAlgorithm):
@@ -111,9 +108,6 @@ class BetaPPO(BetaAlgorithm):
         autocast: "bfloat16" extracts features in bfloat16, which is faster on CPUs and GPUs that support it. Weights, heads,
             distribution and losses stay in float32. None computes everything in float32. The algorithm owns this option: a
             policy that is saved and loaded by itself computes in float32.
-        desired_kl: Adapts the learning rate. An update with an approximate KL divergence above twice this value divides the
-            rate of the next one by 1.2, and one below half of it multiplies the rate by 1.2, up to `learning_rate`. None does
-            not adapt.
 
     Raises:
         UserError: A hyperparameter is not valid, a Box has infinite bounds or an integer dtype, an option belongs to a
@@ -161,7 +155,6 @@ class BetaPPO(BetaAlgorithm):
         value_loss: ValueLoss = "mse",
         keep_memory: bool = True,
         autocast: Autocast | None = None,
-        desired_kl: float | None = None,
     ):
         super().__init__(
             policy,
@@ -195,8 +188,6 @@ class BetaPPO(BetaAlgorithm):
         self.value_loss: ValueLoss = value_loss
         self.keep_memory = keep_memory
         self.autocast: Autocast | None = autocast
-        self.desired_kl = desired_kl
-        self._rate_factor = 1.0
         if _init_setup_model:
             self._setup_model()
         hyperparameters.warn_of_truncated_minibatch(self)
@@ -234,19 +225,7 @@ class BetaPPO(BetaAlgorithm):
         """Set the optimizer's learning rate, including a `learning_rate` that a callback has changed."""
         if self.learning_rate is not self._scheduled_learning_rate:
             self._setup_lr_schedule()
-        rate = self._rate_factor * self.lr_schedule(self._current_progress_remaining)
-        self.logger.record("train/learning_rate", rate)
-        for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
-            update_learning_rate(optimizer, rate)
-
-    def _adapt_learning_rate(self, approx_kl: float) -> None:
-        """Let the next update take smaller steps if this one changed the policy too much, larger ones if it hardly did."""
-        if self.desired_kl is None:
-            return
-        if approx_kl > 2.0 * self.desired_kl:
-            self._rate_factor /= RATE_STEP
-        elif approx_kl < 0.5 * self.desired_kl:
-            self._rate_factor = min(1.0, self._rate_factor * RATE_STEP)
+        super()._update_learning_rate(optimizers)
 
     def _excluded_save_params(self) -> list[str]:
         unsaved = ["_scheduled_learning_rate", "_watch", "_callback", "_on_resume"]
@@ -325,8 +304,7 @@ class BetaPPO(BetaAlgorithm):
             if not within_target_kl:
                 break
 
-        means = self._log_update(metrics, clip_range, clip_range_vf)
-        self._adapt_learning_rate(means["approx_kl"])
+        self._log_update(metrics, clip_range, clip_range_vf)
 
     def _loss(
         self,
@@ -373,10 +351,8 @@ class BetaPPO(BetaAlgorithm):
             return clip_range, None
         return clip_range, hyperparameters.as_schedule("clip_range_vf", self.clip_range_vf)(progress)
 
-    def _log_update(
-        self, metrics: dict[str, list[th.Tensor]], clip_range: float, clip_range_vf: float | None
-    ) -> dict[str, float]:
-        """Hand the means of the update to the logger, and return them.
+    def _log_update(self, metrics: dict[str, list[th.Tensor]], clip_range: float, clip_range_vf: float | None) -> None:
+        """Hand the means of the update to the logger.
 
         Raises:
             NonFiniteLossError: A loss, a gradient or a weight became NaN or infinite.
@@ -410,7 +386,6 @@ class BetaPPO(BetaAlgorithm):
         self.logger.record("train/clip_range", clip_range)
         if clip_range_vf is not None:
             self.logger.record("train/clip_range_vf", clip_range_vf)
-        return means
 
     def learn(
         self,

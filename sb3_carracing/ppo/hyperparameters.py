@@ -74,11 +74,9 @@ CHECKS: dict[str, Check] = {
     "sde_sample_freq": ("a whole number of at least -1", lambda value: _is_whole(value, -1)),
     "rollout_buffer_kwargs": _DICT,
     "target_kl": _or_none(_ABOVE_0),
-    "desired_kl": _or_none(_ABOVE_0),
     "stats_window_size": _COUNT,
     "tensorboard_log": _or_none(("a folder", lambda value: isinstance(value, str | os.PathLike))),
     "policy_kwargs": _DICT,
-    "_rate_factor": _UNIT,  # of a file
     "seed": _or_none(("a whole number from 0 to 2**32 - 1", lambda value: _is_whole(value, 0, 2**32 - 1))),
     "keep_memory": _FLAG,
     # Of `learn`.

@@ -24,9 +24,9 @@ T = TypeVar("T")
 
 _MUST_AGREE = (
     *("n_envs", "n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm"),
-    *("target_kl", "desired_kl", "normalize_advantage", "value_loss", "autocast"),
+    *("target_kl", "normalize_advantage", "value_loss", "autocast"),
 )
-_MAY_CHANGE = ("n_epochs", "ent_coef", "vf_coef", "max_grad_norm", "target_kl", "desired_kl")
+_MAY_CHANGE = ("n_epochs", "ent_coef", "vf_coef", "max_grad_norm", "target_kl")
 
 
 def begin(

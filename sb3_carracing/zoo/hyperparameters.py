@@ -46,7 +46,7 @@ _SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf", "delta_std")
 _AS_BETA_PPO_HAS = (
     *("learning_rate", "n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "clip_range", "clip_range_vf"),
     *("normalize_advantage", "ent_coef", "vf_coef", "max_grad_norm", "use_sde", "sde_sample_freq", "target_kl"),
-    *("stats_window_size", "keep_memory", "desired_kl"),
+    *("stats_window_size", "keep_memory"),
 )
 # BetaPPO's argument with the same valid values.
 _LIKE = {

@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import inspect
-import itertools
 import math
 import sys
 from collections.abc import Callable
@@ -28,7 +27,6 @@ from tasks import AnySpaces, ConstantTarget, Paid
 from torch import nn
 
 from sb3_carracing import BetaPPO
-from sb3_carracing.errors import UserError
 from sb3_carracing.ppo import distributions
 from sb3_carracing.ppo.buffers import CompactRolloutBuffer
 from sb3_carracing.ppo.distributions import BetaDistribution
@@ -562,34 +560,6 @@ class TestTraining:
         assert stopped._n_updates < 20
         assert kls[1] < 0.05 < kls[0]
         assert "Early stopping at step" in capsys.readouterr().out
-
-    @pytest.mark.parametrize("desired_kl", [1e-5, 1e-3, 10.0])
-    def test_desired_kl_adapts_the_learning_rate(self, desired_kl: float) -> None:
-        model = small(learning_rate=lambda p: 1e-2 * (1.0 + p), desired_kl=desired_kl)
-        rows = learned_rows(model, 64 * 24)[1:]
-        factors = [round(row["train/learning_rate"] / (1e-2 * (2.0 - n / 24)), 6) for n, row in enumerate(rows, start=1)]
-        assert factors[0] == pytest.approx(1.0)
-        for row, factor, following in zip(rows, factors, factors[1:], strict=False):
-            kl = row["train/approx_kl"]
-            change = 1 / 1.2 if kl > 2 * desired_kl else 1.2 if kl < desired_kl / 2 else 1.0
-            assert following == pytest.approx(min(1.0, factor * change), abs=2e-6)
-        lowered, raised = min(factors) < 1.0, any(b > a for a, b in itertools.pairwise(factors))
-        assert (lowered, raised) == {1e-5: (True, False), 1e-3: (True, True), 10.0: (False, False)}[desired_kl]
-
-    def test_a_loaded_agent_goes_on_with_its_adapted_rate(self, tmp_path: Path) -> None:
-        model = small(learning_rate=0.01, desired_kl=1e-6).learn(256)
-        model.save(tmp_path / "agent")
-        loaded = BetaPPO.load(tmp_path / "agent", env=AnySpaces(VECTOR, ACTION), device="cpu")
-        for each in (model, loaded):
-            (_, first, *_) = learned_rows(each, 128)
-            assert first["train/learning_rate"] == pytest.approx(0.01 / 1.2**4)
-
-    def test_a_damaged_rate_factor_is_refused(self, tmp_path: Path) -> None:
-        model = small()
-        model._rate_factor = 1e9
-        model.save(tmp_path / "agent")
-        with pytest.raises(UserError, match="_rate_factor must be a number from 0 to 1, got 1000000000"):
-            BetaPPO.load(tmp_path / "agent")
 
     def test_schedules_follow_the_progress(self) -> None:
         model = small(learning_rate=lambda p: 1e-3 * p, clip_range=lambda p: 0.1 + p, clip_range_vf=lambda p: 2 + p)

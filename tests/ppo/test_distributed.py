@@ -36,7 +36,6 @@ TASKS: dict[str, tuple[spaces.Space[Any], spaces.Space[Any], dict[str, Any]]] = 
     "dict": (DICT, BOX, {"ent_coef": 0.01}),
     "image": (IMAGE, BOX, {"n_epochs": 1, "policy_kwargs": {"features_extractor_kwargs": {"features_dim": 16}}}),
     "target_kl": (VECTOR, BOX, {"target_kl": 3e-4, "learning_rate": 3e-3}),
-    "desired_kl": (VECTOR, BOX, {"desired_kl": 1e-4, "learning_rate": 3e-3}),
 }
 
 
@@ -148,7 +147,6 @@ def joined(minibatches: tuple[Any, ...]) -> Any:
         ("dict", 2),
         ("image", 2),
         ("target_kl", 2),
-        ("desired_kl", 2),
     ],
 )
 def test_ranks_learn_what_one_process_learns(task: str, size: int) -> None:

@@ -33,17 +33,18 @@ NUMBERS = (
     "vf_coef",
     "max_grad_norm",
     "target_kl",
-    "desired_kl",
 )
 COUNTS = ("n_steps", "batch_size", "n_epochs", "stats_window_size")
 INVALID: list[tuple[str, Any]] = [
     *((name, value) for name in NUMBERS for value in ("3e-4", True, math.nan, [0.1], 1j)),
     *((name, value) for name in COUNTS for value in ("32", True, 32.0, math.nan, None, np.float64(32))),
     *((name, math.inf) for name in ("learning_rate", "gamma", "gae_lambda", "ent_coef", "vf_coef")),
-    *((name, -0.1) for name in ("learning_rate", "gamma", "gae_lambda", "clip_range", "vf_coef", "max_grad_norm")),
-    *((name, -0.1) for name in ("target_kl", "desired_kl")),
+    *(
+        (name, -0.1)
+        for name in ("learning_rate", "gamma", "gae_lambda", "clip_range", "vf_coef", "max_grad_norm", "target_kl")
+    ),
     *((name, 1.1) for name in ("gamma", "gae_lambda")),
-    *((name, 0) for name in ("n_epochs", "stats_window_size", "clip_range", "max_grad_norm", "target_kl", "desired_kl")),
+    *((name, 0) for name in ("n_epochs", "stats_window_size", "clip_range", "max_grad_norm", "target_kl")),
     ("ent_coef", "lin_0.01"),
     ("ent_coef", lambda _: 0.01),
     ("learning_rate", lambda _: math.nan),
@@ -141,7 +142,6 @@ class TestAccepted:
         "options",
         [
             {"max_grad_norm": math.inf, "clip_range": math.inf, "clip_range_vf": math.inf, "target_kl": math.inf},
-            {"desired_kl": math.inf},
             {"learning_rate": 0.0, "gamma": 0, "gae_lambda": 1, "ent_coef": -0.1, "vf_coef": 0},
             {"n_steps": np.int64(64), "batch_size": np.int32(32), "gamma": np.float32(0.9), "learning_rate": np.float32(1e-3)},
             {"clip_range": lambda progress: 0.2 * progress, "learning_rate": lambda progress: np.float64(progress)},

@@ -65,17 +65,7 @@ MAPPINGS = st.dictionaries(st.one_of(st.sampled_from(["scale", "frame_skip", *OP
 VALUES = st.one_of(SCALARS, st.lists(st.one_of(SCALARS, MAPPINGS), max_size=3), MAPPINGS)
 KEYS = [*TINY, "learning_rate", "gamma", "gae_lambda", "clip_range", "clip_range_vf", "normalize_advantage", "ent_coef"]
 KEYS += ["vf_coef", "max_grad_norm", "use_sde", "sde_sample_freq", "target_kl", "stats_window_size", "value_loss", "autocast"]
-KEYS += [
-    "desired_kl",
-    "keep_memory",
-    "normalize",
-    "frame_stack",
-    "env_wrapper",
-    "vec_env_wrapper",
-    "callback",
-    "env_kwargs",
-    "noise_type",
-]
+KEYS += ["keep_memory", "normalize", "frame_stack", "env_wrapper", "vec_env_wrapper", "callback", "env_kwargs", "noise_type"]
 KEYS += ["noise_std", "monitor_kwargs", "rollout_buffer_class", "rollout_buffer_kwargs", "seed", "device", "no_such_key"]
 ENTRIES = st.dictionaries(st.sampled_from(KEYS), VALUES, min_size=1, max_size=3)
 

@@ -45,9 +45,9 @@ _LIBRARIES: tuple[Any, ...] = (sb3_carracing, stable_baselines3, gymnasium, th, 
 STATE = {
     *("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num", "_n_updates", "n_envs", "start_time"),
     *("_last_obs", "_last_episode_starts", "_last_original_obs", "_current_progress_remaining", "_stats_window_size"),
-    *("ep_info_buffer", "ep_success_buffer", "action_noise", "_rate_factor"),
+    *("ep_info_buffer", "ep_success_buffer", "action_noise"),
 }
-"""Attributes of SB3 and BetaPPO that are neither arguments nor weights; other names are the user's own."""
+"""SB3's attributes that are neither arguments nor weights; other names are the user's own."""
 _SET_ANEW = {"policy_class", "observation_space", "action_space", "lr_schedule"}
 """Attributes that stand elsewhere in the file, or that follow from others."""
 _RESOLVED = (

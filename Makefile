@@ -16,7 +16,7 @@ TRACKS ?= 10
 
 help:
 	@echo "make train        train on CarRacing on all cores, then evaluate, plot, film and report (two to four minutes on two cores)"
-	@echo "make train-long   the same with three million frames, for a faster driver (half an hour on two cores)"
+	@echo "make train-long   the same with a million frames, for a faster driver (about 15 minutes on two cores)"
 	@echo "make test         run the test suite (3 to 7 minutes on two cores)"
 	@echo "make test-quick   run the quick tests only (about a minute)"
 	@echo "make test-slow    run the long tests (17 to 23 minutes on two cores)"

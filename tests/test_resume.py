@@ -52,7 +52,7 @@ def pendulum(vec_env_cls: Any = DummyVecEnv, wrapper: Any = Replayable) -> VecEn
 
 
 def views(env: gym.Env[Any, Any]) -> Replayable:
-    """Wrap as benchmarks/studies/ablations/former.yml does."""
+    """Wrap as hyperparams/beta_ppo_long.yml does."""
     env = FrameStackObservation(Grayscale(ActionRepeat(env, 4)), 4, padding_type="reset")
     return Replayable(SignedPedals(ScaleReward(env, 0.02)))
 

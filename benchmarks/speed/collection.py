@@ -47,11 +47,11 @@ from sb3_carracing.system import keep_freed_memory
 from sb3_carracing.vec_env import SharedMemoryVecEnv
 
 ENV_ID = "CarRacingFast-v3"
-TRAINING_RULES = {"grass_penalty": 0.3, "off_road_frames": 15}  # of ablations/former.yml what ends episodes often
+TRAINING_RULES = {"grass_penalty": 0.3, "off_road_frames": 15}  # of hyperparams/beta_ppo_long.yml what ends episodes often
 
 
 def views(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-    """Apply the wrappers of ablations/former.yml, but without its single pedal, as in the stored results."""
+    """Apply the wrappers of hyperparams/beta_ppo_long.yml, but without its single pedal, as in the stored results."""
     env = Grayscale(ActionRepeat(env, frame_skip=4))
     return ScaleReward(gym.wrappers.FrameStackObservation(env, 4, padding_type="reset"), scale=0.1)
 

@@ -40,7 +40,7 @@ VARIANTS: dict[str, tuple[str, Any]] = {
 
 
 def views(env: gym.Env[Any, Any]) -> Replayable:
-    """Apply the wrappers of benchmarks/studies/ablations/former.yml."""
+    """Apply the wrappers of hyperparams/beta_ppo_long.yml."""
     if env.spec is not None and env.spec.id == "CarRacing-v3":
         env = GrassPenalty(env, penalty=0.3, rule="wheels")
     env = FrameStackObservation(Grayscale(ActionRepeat(env, REPEAT)), 4, padding_type="reset")

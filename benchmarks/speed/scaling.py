@@ -2,7 +2,7 @@
 
 In every round each variant plays and learns one rollout while the others sleep, in an order that changes from round to round:
 
-* `one process, 1 thread`, `one process, 2 threads`: the former preset as it is, `studies/ablations/former.yml`
+* `one process, 1 thread`, `one process, 2 threads`: the former preset as it is, `hyperparams/beta_ppo_long.yml`
 * `N ranks`: the same training on N processes with one thread each
 * `N trainings side by side`: N independent trainings with one thread each, and with a rank's share of the preset: environments
   and minibatch divided by N. The sum of their speeds is what N cores can give to N ranks.

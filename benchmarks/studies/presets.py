@@ -1,11 +1,11 @@
 """The CarRacing preset over its history, and the trainings of the shipped agent; see `benchmarks.runner`.
 
-    python -m benchmarks.studies.presets --only long --seeds 901
+    python -m benchmarks.studies.presets --only one_pedal --seeds 6
     python -m benchmarks.studies.presets --report
 
-Two of the stored configurations can be trained anew: `long`, hyperparams/beta_ppo_long.yml, and `one_pedal`, the preset before
-0.2.0. Today's preset belongs to benchmarks.studies.quick. --report prints the score of every stored agent on the test tracks
-and on 200 validation tracks, and draws docs/validation_curve.png.
+Only hyperparams/beta_ppo_long.yml, the former preset, can be trained anew. Today's preset belongs to
+benchmarks.studies.quick. --report prints the score of every stored agent on the test tracks and on 200
+validation tracks, and draws docs/validation_curve.png.
 """
 
 import functools
@@ -20,7 +20,6 @@ import yaml
 from benchmarks import runner, tables
 from benchmarks.provenance import ROOT
 from benchmarks.runner import Config, Study
-from benchmarks.studies.ablations.plan import FORMER
 from sb3_carracing.evaluation import VALIDATION_SEED
 from sb3_carracing.plotting import plot_runs
 
@@ -40,15 +39,11 @@ SHIPPED = {
 
 @functools.cache
 def study() -> Study:
-    """Return the study with the long preset, and the preset before 0.2.0."""
-    configs = {}
-    for name, what, file in (
-        ("one_pedal", "the former preset: gas and brake are one action", FORMER),
-        ("long", "the long preset: the agent chooses a speed", ROOT / "hyperparams" / "beta_ppo_long.yml"),
-    ):
-        preset = yaml.safe_load(file.read_text())[ENV_ID]
-        configs[name] = Config(name, what, ENV_ID, preset, actions=("mean",), renderer="stock")
-    return Study("presets", configs, seed_factor=1, keep_progress=True)
+    """Return the study with the preset of a million frames."""
+    preset = yaml.safe_load((ROOT / "hyperparams" / "beta_ppo_long.yml").read_text())[ENV_ID]
+    what = "the former preset: gas and brake are one action"
+    one_pedal = Config("one_pedal", what, ENV_ID, preset, actions=("mean",), renderer="stock")
+    return Study("presets", {"one_pedal": one_pedal}, seed_factor=1, keep_progress=True)
 
 
 def report(results: Path = RESULTS) -> str:

@@ -97,7 +97,7 @@ def test_the_long_training_starts(tmp_path: Path) -> None:
     small = ["n_envs:2", "n_steps:16", "batch_size:16", "n_epochs:1", shorter]
     subprocess.run([*command, "-params", *small], cwd=tmp_path, check=True, capture_output=True, timeout=500)
     config = (tmp_path / "logs/beta_ppo/CarRacingFast-v3_1/CarRacingFast-v3/config.yml").read_text()
-    assert "slowest: 20.0" in config
+    assert "SignedPedals" in config
 
 
 def test_a_resume_with_other_wrappers_says_so(
@@ -115,6 +115,16 @@ def test_a_resume_with_other_wrappers_says_so(
         capsys.readouterr()
         main([*command, "-conf", config, "-i", agent, "-n", "96"])
         assert ("trained with other wrappers (ScaleReward)" in capsys.readouterr().out) is is_told
+
+
+def test_the_long_preset_is_that_of_gymnasiums_environment() -> None:
+    """Except for what only CarRacingFast-v3 has: its training rules, in place of which a wrapper penalizes grass."""
+    long, stock = entries("beta_ppo_long")["CarRacingFast-v3"], entries("beta_ppo")["CarRacing-v3"]
+    assert stock["env_wrapper"][1:] == long["env_wrapper"]
+    differ = {"env_wrapper", "env_kwargs"}
+    assert {key: value for key, value in long.items() if key not in differ} == {
+        key: value for key, value in stock.items() if key not in differ
+    }
 
 
 def test_baselines_start_at_the_initial_mean(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from sb3_carracing.runs import Run
 PLAN = Path(__file__).with_name("plan.yml")
 HYPERPARAMS = ROOT / "hyperparams" / "beta_ppo.yml"
 # All plans, those of other studies too, begin with the former preset of CarRacingFast-v3.
-FORMER = Path(__file__).with_name("former.yml")
+FORMER = ROOT / "hyperparams" / "beta_ppo_long.yml"
 Settings = dict[str, Any]
 _NOT_RL_ZOO3S = ("wrappers", "outer_wrappers", "further_callbacks", "algorithm")
 

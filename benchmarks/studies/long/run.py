@@ -1,18 +1,23 @@
-"""Train the runs of plan.yml and evaluate their last agents on development tracks with the fast rendering.
+"""Train the runs of plan.yml and evaluate their last agents on development tracks, see `benchmarks.runner`; or print scores.
 
     python -m benchmarks.studies.long.run --list
-    python -m benchmarks.studies.long.run --only adaptive --seeds 801
+    python -m benchmarks.studies.long.run --only linear --seeds 801
+    python -m benchmarks.studies.long.run --report
 
-See `benchmarks.runner`.
+The agents drive with the fast rendering. None of the tracks is a test track.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import runner
+from benchmarks import runner, tables
+from benchmarks.report import markdown
 from benchmarks.runner import Study
 from benchmarks.studies.ablations.plan import read_plan
-from benchmarks.studies.quick.run import FIRST_SEED, evaluation_env
+from benchmarks.studies.quick.run import FIRST_SEED, evaluation_env, measured
+
+RESULTS = tables.RESULTS / "long"
 
 
 def study() -> Study:
@@ -21,9 +26,33 @@ def study() -> Study:
     return Study("long", configs, seed_factor=1, first_seed=FIRST_SEED, keep_progress=True, evaluation_env=evaluation_env)
 
 
+def report(folder: Path = RESULTS) -> str:
+    """Return a Markdown table with a row per stored run."""
+    configs = tables.read_configs(folder)
+    runs = measured(folder).join(tables.finished(folder).set_index("run")["frames"])
+    columns = (runs[name] for name in ("config", "seed", "frames", "score", "std", "median", "laps", "lost"))
+    rows = [
+        [
+            configs[config]["what"],
+            f"{seed}",
+            f"{frames / 1e6:.2f} M",
+            f"{score:.1f} +- {std:.1f}",
+            f"{median:.1f}",
+            f"{laps * 100:.0f} %",
+            f"{lost * 100:.0f} %",
+        ]
+        for config, seed, frames, score, std, median, laps, lost in zip(*columns, strict=True)
+    ]
+    return markdown(["run", "seed", "frames", "score", "median", "laps", "lost tracks"], rows)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    runner.main(study(), __doc__, argv, seeds=(801,))
+    argv = sys.argv[1:] if argv is None else argv
+    if "--report" in argv:
+        print(report())
+    else:
+        runner.main(study(), __doc__, argv, seeds=(801,))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Train the runs of plan.yml and evaluate their last agents on development tracks, see `benchmarks.runner`; or print scores.
+"""Train the runs of plan.yml and evaluate their last agents on development tracks, see `benchmarks.runner`.
 
     python -m benchmarks.studies.long.run --list
-    python -m benchmarks.studies.long.run --only linear --seeds 801
+    python -m benchmarks.studies.long.run --only speed_120 --seeds 961
     python -m benchmarks.studies.long.run --report
 
-The agents drive with the fast rendering. None of the tracks is a test track.
+The agents drive with the fast rendering. None of the tracks is a test track. --report prints the scores.
 """
 
 import sys
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "--report" in argv:
         print(report())
     else:
-        runner.main(study(), __doc__, argv, seeds=(801,))
+        runner.main(study(), __doc__, argv, seeds=(961,))
 
 
 if __name__ == "__main__":

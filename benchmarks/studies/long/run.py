@@ -15,7 +15,7 @@ from benchmarks import runner, tables
 from benchmarks.report import markdown
 from benchmarks.runner import Study
 from benchmarks.studies.ablations.plan import read_plan
-from benchmarks.studies.quick.run import FIRST_SEED, evaluation_env, measured
+from benchmarks.studies.quick.run import FIRST_SEED, SCORE_COLUMNS, evaluation_env, measured, score_cells
 
 RESULTS = tables.RESULTS / "long"
 
@@ -30,20 +30,9 @@ def report(folder: Path = RESULTS) -> str:
     """Return a Markdown table with a row per stored run."""
     configs = tables.read_configs(folder)
     runs = measured(folder).join(tables.finished(folder).set_index("run")["frames"])
-    columns = (runs[name] for name in ("config", "seed", "frames", "score", "std", "median", "laps", "lost"))
-    rows = [
-        [
-            configs[config]["what"],
-            f"{seed}",
-            f"{frames / 1e6:.2f} M",
-            f"{score:.1f} +- {std:.1f}",
-            f"{median:.1f}",
-            f"{laps * 100:.0f} %",
-            f"{lost * 100:.0f} %",
-        ]
-        for config, seed, frames, score, std, median, laps, lost in zip(*columns, strict=True)
-    ]
-    return markdown(["run", "seed", "frames", "score", "median", "laps", "lost tracks"], rows)
+    parts = zip(runs["config"], runs["seed"], runs["frames"], score_cells(runs), strict=True)
+    rows = [[configs[config]["what"], f"{seed}", f"{frames / 1e6:.2f} M", *cells] for config, seed, frames, cells in parts]
+    return markdown(["run", "seed", "frames", *SCORE_COLUMNS], rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

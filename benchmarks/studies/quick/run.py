@@ -109,18 +109,26 @@ def report(folder: Path, group: str, seeds: Container[int]) -> str:
     return markdown(["change", "seeds", "mean scores", "medians", "laps", "lost tracks"], rows)
 
 
+SCORE_COLUMNS = ["score", "median", "laps", "lost tracks"]
+
+
+def score_cells(runs: pd.DataFrame) -> list[list[str]]:
+    """Return the cells of `SCORE_COLUMNS` for each run of `measured`."""
+    columns = (runs[name] for name in ("score", "std", "median", "laps", "lost"))
+    return [
+        [f"{score:.1f} +- {std:.1f}", f"{median:.0f}", f"{laps * 100:.0f} %", f"{lost * 100:.0f} %"]
+        for score, std, median, laps, lost in zip(*columns, strict=True)
+    ]
+
+
 def report_of_seeds(folder: Path) -> str:
     """Return a Markdown table per configuration of the test runs: a row per seed, and the interquartile mean of all."""
     parts = []
     for name, own in measured(folder).groupby("config"):
-        columns = (own[name] for name in ("seed", "score", "std", "median", "laps", "lost"))
-        rows = [
-            [f"{seed}", f"{score:.1f} +- {std:.1f}", f"{median:.0f}", f"{laps * 100:.0f} %", f"{lost * 100:.0f} %"]
-            for seed, score, std, median, laps, lost in zip(*columns, strict=True)
-        ]
+        rows = [[f"{seed}", *cells] for seed, cells in zip(own["seed"], score_cells(own), strict=True)]
         value, low, high = interquartile_mean(own["score"].to_numpy()[:, None, None])[:, 0]
         parts.append(f"{name}: interquartile mean {value:.1f} ({low:.1f} to {high:.1f}), median {own['score'].median():.1f}\n")
-        parts.append(markdown(["seed", "score", "median", "laps", "lost tracks"], rows))
+        parts.append(markdown(["seed", *SCORE_COLUMNS], rows))
     return "".join(parts)
 
 
